@@ -1,0 +1,64 @@
+"""Speaks to media services over HTTP; imports no Airflow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from airflow_ams.api.model import Job, JobOutput, JobState, OutputFile
+    from airflow_ams.api.transport import Retries
+
+
+class MediaService(Protocol):
+    """What every dialect can do.
+
+    Every method raises `airflow_ams.api.errors.ServiceError`, or one of its kinds, and nothing else of the
+    wire's.
+    """
+
+    def job_id(self, text: str) -> str:
+        """Return the id as the service writes it; raise `MalformedIdError` if it cannot be one."""
+
+    def get_job(self, job_id: str, *, retries: Retries | None = None) -> Job:
+        """Read one job with one request; raise `JobNotFoundError` if there is none."""
+
+    def with_tasks(self, job: Job, *, retries: Retries | None = None) -> Job:
+        """Return the job with its tasks, percent and errors, reading them if its own document lacks them."""
+
+    def with_outputs(self, job: Job, *, retries: Retries | None = None) -> Job:
+        """Return the job with its outputs, reading them if its own document lacks them."""
+
+    def iter_jobs(
+        self,
+        *,
+        states: frozenset[JobState] | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+    ) -> Iterator[Job]:
+        """Yield jobs in these states, created in this span, page after page."""
+
+    def submit_job(self, spec: Mapping[str, Any]) -> Job:
+        """Create a job; raise `UncertainError` if the answer was lost."""
+
+    def cancel_job(self, job_id: str) -> None:
+        """Ask for a job to be canceled; raise `RefusedError` if it is final already."""
+
+    def delete_job(self, job_id: str) -> None:
+        """Delete the record of a job that has ended."""
+
+    def set_priority(self, job_id: str, priority: int) -> None:
+        """Change the priority of a job that is still queued; larger runs first."""
+
+    def get_outputs(self, job_id: str) -> tuple[JobOutput, ...]:
+        """List the assets that a job writes."""
+
+    def get_output_files(self, asset_id: str) -> tuple[OutputFile, ...]:
+        """List the files of one asset."""
+
+    def check(self) -> str:
+        """Prove with one read that token and permission are good; return a sentence that says so."""
+
+    def close(self) -> None:
+        """Let go of the connection."""

@@ -1,0 +1,84 @@
+"""What can go wrong between us and a media service, split by what the caller can do about it.
+
+::
+
+    ServiceError
+    ├── TransientError      ask again later: nothing is known, nothing is wrong with the request
+    ├── RefusedError        asking again will bring the same: the request, the token or the settings are wrong
+    │   └── MalformedIdError    the id could not be one of this service's; nothing was sent
+    ├── JobNotFoundError    the service has no such job
+    └── UncertainError      a create may or may not have happened: look before creating again
+"""
+
+from __future__ import annotations
+
+
+class ServiceError(Exception):
+    """Anything that went wrong while speaking to a media service.
+
+    :param message: what happened and what to do about it, in a sentence; never a secret
+    :param status: HTTP status, if there was an answer
+    :param code: the service's own error code, if it gave one
+    :param request_id: the service's id of the request, to quote in a support case
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        code: str | None = None,
+        request_id: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.status = status
+        self.code = code
+        self.request_id = request_id
+
+    def __str__(self) -> str:
+        facts = [
+            f"{label} {value}"
+            for label, value in (
+                ("status", self.status),
+                ("code", self.code),
+                ("request id", self.request_id),
+            )
+            if value
+        ]
+        return f"{self.message} [{', '.join(facts)}]" if facts else self.message
+
+
+class TransientError(ServiceError):
+    """Raised when the service could not be reached, was busy, or answered with something unusable.
+
+    :param retry_after: seconds after which the service asked to be called again
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        retry_after: float | None = None,
+        status: int | None = None,
+        code: str | None = None,
+        request_id: str | None = None,
+    ) -> None:
+        super().__init__(message, status=status, code=code, request_id=request_id)
+        self.retry_after = retry_after
+
+
+class RefusedError(ServiceError):
+    """Raised when the service, or this client on its own, will not do what was asked."""
+
+
+class MalformedIdError(RefusedError):
+    """Raised before anything is sent, when an id cannot be one of this service's."""
+
+
+class JobNotFoundError(ServiceError):
+    """Raised when the service knows no job of that id."""
+
+
+class UncertainError(ServiceError):
+    """Raised when the answer to a create was lost: it may have happened, so it is not sent again."""

@@ -1,0 +1,273 @@
+"""Where bearer tokens come from.
+
+A `TokenSource` gives the token to use now, and another one when that was refused. Sources that cost a request
+are shared by everything in a process that signs in alike (`shared_tokens`), so that many waits make one
+sign-in.
+"""
+
+from __future__ import annotations
+
+import copy
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import lru_cache
+from http import HTTPStatus
+from typing import Any, Protocol
+from urllib.parse import urlencode, urlsplit
+
+from airflow_ams.api.errors import RefusedError, ServiceError, TransientError
+from airflow_ams.api.transport import Answer, Wire
+
+ACS_TOKEN_URL = "https://wamsprodglobal001acs.accesscontrol.windows.net/v2/OAuth2-13"
+ACS_SCOPE = "urn:WindowsAzureMediaServices"
+ENTRA_EXTRA = "pip install 'airflow-ams[entra]'"
+
+MAX_LEAD = 300.0
+"""Seconds before its expiry at which a token is renewed; short-lived ones are used for nine tenths of it."""
+
+
+@dataclass(frozen=True)
+class Cloud:
+    """The addresses of one national cloud (AzureEnvironmentConstants of the v2 SDKs).
+
+    :param authority: where Entra ID signs in
+    :param resource: what the v2 media service is called there
+    """
+
+    authority: str
+    resource: str
+
+
+CLOUDS = {
+    "public": Cloud("https://login.microsoftonline.com", "https://rest.media.azure.net"),
+    "usgov": Cloud("https://login.microsoftonline.us", "https://rest.media.usgovcloudapi.net"),
+    "china": Cloud("https://login.chinacloudapi.cn", "https://rest.media.chinacloudapi.cn"),
+}
+
+
+class TokenSource(Protocol):
+    """Gives tokens; raises `ServiceError` when it cannot."""
+
+    def token(self) -> str:
+        """Return a token that should be good now."""
+
+    def renewed(self, refused: str) -> str | None:
+        """Return another token than the refused one, or None if there is no other."""
+
+
+@dataclass(frozen=True)
+class StaticToken:
+    """A token that somebody pasted: it is what it is."""
+
+    value: str = field(repr=False)
+
+    def token(self) -> str:
+        """Return the token."""
+        return self.value
+
+    def renewed(self, refused: str) -> str | None:
+        """Return None: there is no other."""
+        return None
+
+
+@dataclass(frozen=True)
+class SignIn:
+    """All that a sign-in depends on; equal sign-ins share their token.
+
+    :param method: ``acs`` or ``entra``
+    :param client_id: account name (ACS), client id (Entra ID), or empty
+    :param tenant_id: the Entra ID tenant
+    :param managed_identity: sign in as the machine (or the pod), by this identity if `client_id` is set
+    :param token_url: post the form there ourselves
+    :param cloud: key of `CLOUDS`
+    :param authority: a private Entra ID, https
+    :param verify: True, or the path of a CA bundle
+    :param timeout: seconds that one request may take
+    """
+
+    method: str
+    client_id: str = ""
+    secret: str = field(default="", repr=False)
+    tenant_id: str = ""
+    managed_identity: bool = False
+    token_url: str = ""
+    cloud: str = "public"
+    authority: str = ""
+    verify: bool | str = True
+    timeout: float = 30.0
+
+
+class CachedTokens:
+    """Keeps the last token, and fetches the next for all who wait for it at once.
+
+    :param fetch: returns a token and the seconds that it lives
+    """
+
+    def __init__(self, fetch: Callable[[], tuple[str, float]]) -> None:
+        self._fetch = fetch
+        self._lock = threading.Lock()
+        self._fetches = 0
+        self._value: str | None = None
+        self._stale_at = 0.0
+        self._failure: ServiceError | None = None
+
+    def token(self) -> str:
+        """Return the cached token, or fetch one when its end is near."""
+        return self._get(lambda: self._value is None or time.monotonic() >= self._stale_at)
+
+    def renewed(self, refused: str) -> str | None:
+        """Fetch another token, unless somebody else has done so since the refused one was handed out."""
+        return self._get(lambda: self._value is None or self._value == refused)
+
+    def _get(self, is_stale: Callable[[], bool]) -> str:
+        fetches_before = self._fetches
+        with self._lock:
+            if self._fetches != fetches_before and self._failure is not None:
+                # Whoever waited for a fetch shares its failure too, or a hundred would try one after another.
+                raise copy.copy(self._failure)
+            if is_stale():
+                self._renew()
+            assert self._value is not None  # noqa: S101  # _renew() set it, or raised
+            return self._value
+
+    def _renew(self) -> None:
+        self._failure = None
+        try:
+            self._value, lifetime = self._fetch()
+        except ServiceError as exc:
+            self._failure = exc
+            raise
+        finally:
+            # Counted when it ends, so that whoever comes while it goes on is one of those who waited for it.
+            self._fetches += 1
+        self._stale_at = time.monotonic() + lifetime - min(MAX_LEAD, lifetime / 10)
+
+
+@lru_cache(maxsize=64)
+def shared_tokens(sign_in: SignIn) -> CachedTokens:
+    """Return the process's one token cache for a sign-in."""
+    if sign_in.method == "acs":
+        return CachedTokens(lambda: _acs_token(sign_in))
+    if sign_in.token_url:
+        return CachedTokens(lambda: _entra_form_token(sign_in))
+    return CachedTokens(lambda: _azure_identity_token(sign_in))
+
+
+def _acs_token(sign_in: SignIn) -> tuple[str, float]:
+    """Sign in at ACS with account name and key ("Connect to Media Services account using REST API")."""
+    form = {
+        "grant_type": "client_credentials",
+        "client_id": sign_in.client_id,
+        "client_secret": sign_in.secret,
+        "scope": ACS_SCOPE,
+    }
+    return _post_form(sign_in.token_url or ACS_TOKEN_URL, form, sign_in)
+
+
+def _entra_form_token(sign_in: SignIn) -> tuple[str, float]:
+    """Sign in at a token end point by hand: azure-identity speaks to no plain http and to no other path."""
+    resource = CLOUDS[sign_in.cloud].resource
+    form = {
+        "grant_type": "client_credentials",
+        "client_id": sign_in.client_id,
+        "client_secret": sign_in.secret,
+    }
+    if urlsplit(sign_in.token_url).path.rstrip("/").endswith("/oauth2/v2.0/token"):
+        form["scope"] = f"{resource}/.default"
+    else:
+        form["resource"] = resource
+    return _post_form(sign_in.token_url, form, sign_in)
+
+
+def _azure_identity_token(sign_in: SignIn) -> tuple[str, float]:
+    """Sign in through azure-identity, as a service principal or as the machine."""
+    try:
+        from azure.core.exceptions import AzureError, ClientAuthenticationError
+        from azure.identity import (
+            ClientSecretCredential,
+            CredentialUnavailableError,
+            ManagedIdentityCredential,
+        )
+    except ImportError as exc:
+        raise RefusedError(
+            f"auth 'entra' needs azure-identity, which is not installed: {ENTRA_EXTRA}"
+        ) from exc
+
+    cloud = CLOUDS[sign_in.cloud]
+    credential: ManagedIdentityCredential | ClientSecretCredential
+    try:
+        if sign_in.managed_identity:
+            credential = ManagedIdentityCredential(client_id=sign_in.client_id or None)
+        else:
+            credential = ClientSecretCredential(
+                sign_in.tenant_id,
+                sign_in.client_id,
+                sign_in.secret,
+                authority=sign_in.authority or cloud.authority,
+                disable_instance_discovery=bool(sign_in.authority),
+                connection_verify=sign_in.verify,
+                connection_timeout=sign_in.timeout,
+                read_timeout=sign_in.timeout,
+                retry_total=0,
+            )
+        with credential:
+            token = credential.get_token(f"{cloud.resource}/.default")
+    except (ClientAuthenticationError, CredentialUnavailableError, ValueError) as exc:
+        raise RefusedError(
+            f"Entra ID gave no token ({_first_line(exc, sign_in.secret)}): look at login (client id), "
+            "password (client secret) and extra.tenant_id, or at the machine's managed identity",
+            status=getattr(exc, "status_code", None),
+        ) from exc
+    except AzureError as exc:
+        raise TransientError(f"Entra ID could not be reached: {_first_line(exc, sign_in.secret)}") from exc
+    return token.token, token.expires_on - time.time()
+
+
+def _post_form(url: str, form: dict[str, str], sign_in: SignIn) -> tuple[str, float]:
+    """Post a client-credentials form, and take token and lifetime from the answer.
+
+    The session lives for this one request: tokens are fetched once an hour, by any thread.
+    """
+    with Wire(verify=sign_in.verify, read_timeout=sign_in.timeout) as wire:
+        answer = wire.exchange(
+            "POST",
+            url,
+            headers={"Content-Type": "application/x-www-form-urlencoded", "Accept": "application/json"},
+            body=urlencode(form).encode(),
+        )
+    host = urlsplit(url).netloc
+    if answer.status in (408, 429) or answer.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        raise TransientError(
+            f"The token end point {host} has trouble ({answer.status} {answer.reason})",
+            retry_after=answer.retry_after,
+            status=answer.status,
+        )
+    if answer.status != HTTPStatus.OK:
+        reason = _oauth_error(answer).replace(sign_in.secret, "***")
+        raise RefusedError(
+            f"The token end point {host} gave no token ({reason}): look at the connection's login and "
+            "password, and at extra.token_url",
+            status=answer.status,
+        )
+    document = answer.document()
+    try:
+        # ACS and Entra ID v1 send the number as a string, Entra ID v2 as a number.
+        return str(document["access_token"]), float(document["expires_in"])
+    except (KeyError, TypeError, ValueError) as exc:
+        raise TransientError(f"The token end point {host} answered without a token") from exc
+
+
+def _oauth_error(answer: Answer) -> str:
+    try:
+        document: Any = answer.document()
+        description = " ".join(str(document.get("error_description") or "").split())
+        return f"{document['error']}: {description[:300]}" if description else str(document["error"])
+    except (ServiceError, AttributeError, KeyError, TypeError):
+        return f"{answer.status} {answer.reason}".strip()
+
+
+def _first_line(exc: Exception, secret: str) -> str:
+    line = (str(exc).splitlines() or [type(exc).__name__])[0]
+    return (line.replace(secret, "***") if secret else line)[:300]

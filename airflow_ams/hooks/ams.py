@@ -1,0 +1,160 @@
+"""The hook: an Airflow connection becomes a media service to talk to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.common.compat.sdk import BaseHook
+
+from airflow_ams.provider_info import CONN_FIELDS, HIDDEN_FIELDS, PLACEHOLDERS, RELABELING
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from airflow_ams.api import MediaService
+    from airflow_ams.api.model import Job, JobOutput, JobState, OutputFile
+    from airflow_ams.api.transport import Retries
+
+
+class AmsHook(BaseHook):
+    """Talks to a media service through an Airflow connection of type ``ams``.
+
+    Every method raises `airflow_ams.api.errors.ServiceError`, or one of its kinds. A hook keeps one HTTP
+    session; use it as a context manager, or call `close`, to let go of it.
+
+    :param ams_conn_id: the connection's id
+    """
+
+    conn_name_attr = "ams_conn_id"
+    default_conn_name = "ams_default"
+    conn_type = "ams"
+    hook_name = "Azure Media Services"
+
+    def __init__(self, ams_conn_id: str = default_conn_name) -> None:
+        super().__init__()
+        self.ams_conn_id = ams_conn_id
+        self._service: MediaService | None = None
+
+    def get_conn(self) -> MediaService:
+        """Return the service that the connection names, opened at the first call; nothing is sent yet.
+
+        :raises airflow_ams.api.errors.RefusedError: the connection is missing a field, or one is wrong
+        """
+        if self._service is None:
+            # The transport imports requests; a DAG file that only names the hook should not pay for that.
+            from airflow_ams.api.errors import RefusedError
+            from airflow_ams.hooks.connection import connect, read_settings
+
+            try:
+                self._service = connect(read_settings(self.get_connection(self.ams_conn_id)))
+            except RefusedError as exc:
+                raise RefusedError(f"Connection '{self.ams_conn_id}': {exc.message}") from exc
+        return self._service
+
+    def get_job(self, job_id: str, *, retries: Retries | None = None) -> Job:
+        """Read a job with one request.
+
+        :param retries: how often to try; a few times if left out
+        :raises airflow_ams.api.errors.JobNotFoundError: there is no such job
+        """
+        return self.get_conn().get_job(job_id, retries=retries)
+
+    def get_job_state(self, job_id: str) -> JobState:
+        """Read a job's state with one request."""
+        return self.get_job(job_id).state
+
+    def iter_jobs(
+        self,
+        *,
+        states: frozenset[JobState] | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+    ) -> Iterator[Job]:
+        """Yield the account's jobs, a page at a time.
+
+        :param states: only jobs in these
+        :param since: only jobs created then or later; aware
+        :param until: only jobs created before then; aware
+        """
+        return self.get_conn().iter_jobs(states=states, since=since, until=until)
+
+    def submit_job(self, spec: Mapping[str, Any]) -> Job:
+        """Create a job; `airflow_ams.api.v2.V2Service.submit_job` shows what a spec holds.
+
+        :raises airflow_ams.api.errors.UncertainError: the answer was lost; look before creating it again
+        """
+        return self.get_conn().submit_job(spec)
+
+    def cancel_job(self, job_id: str) -> None:
+        """Ask for a job to be canceled.
+
+        :raises airflow_ams.api.errors.RefusedError: it has ended otherwise
+        """
+        self.get_conn().cancel_job(job_id)
+
+    def delete_job(self, job_id: str) -> None:
+        """Delete the record of a job that has ended; its output assets stay."""
+        self.get_conn().delete_job(job_id)
+
+    def set_job_priority(self, job_id: str, priority: int) -> None:
+        """Change the priority of a job that is still queued; larger runs first."""
+        self.get_conn().set_priority(job_id, priority)
+
+    def get_output_assets(self, job_id: str) -> tuple[JobOutput, ...]:
+        """List the assets that a job writes."""
+        return self.get_conn().get_outputs(job_id)
+
+    def get_output_files(self, asset_id: str) -> tuple[OutputFile, ...]:
+        """List the files of an asset."""
+        return self.get_conn().get_output_files(asset_id)
+
+    def test_connection(self) -> tuple[bool, str]:
+        """Prove with one read that the token and the right to read jobs are good.
+
+        :returns: whether they are, and a sentence to act on
+        """
+        try:
+            return True, self.get_conn().check()
+        except Exception as exc:
+            return False, str(exc)
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Let go of the HTTP session; the next call opens another."""
+        if self._service is not None:
+            self._service.close()
+            self._service = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @classmethod
+    def get_connection_form_widgets(cls) -> dict[str, Any]:
+        """Draw the connection form on Airflow below 3.2, which does not read `CONN_FIELDS` itself."""
+        from flask_appbuilder.fieldwidgets import BS3TextFieldWidget, Select2Widget
+        from wtforms import BooleanField, FloatField, SelectField, StringField
+        from wtforms.validators import Optional
+
+        def widget(label: str, description: str, schema: Mapping[str, Any]) -> Any:
+            common: dict[str, Any] = {"label": label, "description": description, "validators": [Optional()]}
+            if "enum" in schema:
+                choices = [("", ""), *((value, value) for value in schema["enum"] if value)]
+                return SelectField(choices=choices, widget=Select2Widget(), **common)
+            if "boolean" in schema["type"]:
+                return BooleanField(default=schema.get("default"), **common)
+            if "number" in schema["type"]:
+                return FloatField(widget=BS3TextFieldWidget(), **common)
+            return StringField(widget=BS3TextFieldWidget(), **common)
+
+        return {name: widget(**field) for name, field in CONN_FIELDS.items()}
+
+    @classmethod
+    def get_ui_field_behaviour(cls) -> dict[str, Any]:
+        """Name the form's standard fields on Airflow below 3.2."""
+        return {"hidden_fields": HIDDEN_FIELDS, "relabeling": RELABELING, "placeholders": PLACEHOLDERS}

@@ -1,0 +1,122 @@
+"""What Airflow learns about this provider without importing anything else of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from airflow_ams import __version__
+
+HIDDEN_FIELDS = ["schema", "port", "extra"]
+RELABELING = {
+    "host": "API base",
+    "login": "Account name or client id",
+    "password": "Account key, client secret or token",
+}
+PLACEHOLDERS = {
+    "host": "https://media.windows.net/api/ (or a bare host; empty: this one)",
+    "login": "account name (acs), client id (entra); empty for bearer",
+    "password": "account key (acs), client secret (entra), token (bearer)",
+}
+
+CONN_FIELDS: dict[str, dict[str, Any]] = {
+    "auth": {
+        "label": "Authentication",
+        "description": (
+            "Where the token comes from. Left out: entra with a tenant or managed identity, acs with login "
+            "and password, bearer with a password alone."
+        ),
+        "schema": {"type": ["string", "null"], "enum": ["bearer", "acs", "entra", None]},
+    },
+    "tenant_id": {
+        "label": "Tenant id",
+        "description": "entra: the directory that the service principal lives in.",
+        "schema": {"type": ["string", "null"]},
+    },
+    "managed_identity": {
+        "label": "Managed identity",
+        "description": "entra: 'true' to sign in as this machine or pod, or the client id of its identity.",
+        "schema": {"type": ["string", "null"]},
+    },
+    "cloud": {
+        "label": "Cloud",
+        "description": "entra: the national cloud.",
+        "schema": {"type": ["string", "null"], "enum": ["public", "usgov", "china", None]},
+    },
+    "authority": {
+        "label": "Authority",
+        "description": "entra: a private sign-in service, https.",
+        "schema": {"type": ["string", "null"], "format": "url"},
+    },
+    "token_url": {
+        "label": "Token URL",
+        "description": "acs and entra: post the sign-in form here instead.",
+        "schema": {"type": ["string", "null"], "format": "url"},
+    },
+    "api_version": {
+        "label": "API version",
+        "description": "x-ms-version; 2.19 unless given.",
+        "schema": {"type": ["string", "null"]},
+    },
+    "timeout": {
+        "label": "Time-out (seconds)",
+        "description": "What one answer may take; 30 unless given.",
+        "schema": {"type": ["number", "null"], "minimum": 1},
+    },
+    "verify": {
+        "label": "CA bundle",
+        "description": "Path of the CA bundle to trust; 'true', or empty, for the usual ones.",
+        "schema": {"type": ["string", "null"]},
+    },
+    "allow_http": {
+        "label": "Allow plain http",
+        "description": "Send the token unencrypted to a host that is not this machine.",
+        "schema": {"type": ["boolean", "null"], "default": False},
+    },
+    "redirect_hosts": {
+        "label": "Redirect hosts",
+        "description": "Hosts that the service may redirect to, comma-separated; *.domain for all below.",
+        "schema": {"type": ["string", "null"]},
+    },
+}
+"""The connection's own fields, kept in its extra; the forms of every Airflow version are drawn from them."""
+
+
+def get_provider_info() -> dict[str, Any]:
+    """Return the provider's description in the form of Airflow's ``provider_info.schema.json``."""
+    modules = [
+        {"integration-name": "Azure Media Services", "python-modules": [module]}
+        for module in ("airflow_ams.hooks.ams",)
+    ]
+    return {
+        "package-name": "airflow-ams",
+        "name": "Azure Media Services",
+        "description": "Makes DAGs wait for media jobs on Azure Media Services shaped APIs.",
+        "versions": [__version__],
+        "integrations": [
+            {
+                "integration-name": "Azure Media Services",
+                "external-doc-url": "https://learn.microsoft.com/azure/media-services/previous/",
+                "tags": ["azure"],
+            }
+        ],
+        "hooks": modules,
+        "sensors": [
+            {
+                "integration-name": "Azure Media Services",
+                "python-modules": ["airflow_ams.sensors.ams"],
+            }
+        ],
+        "connection-types": [
+            {
+                "connection-type": "ams",
+                "hook-class-name": "airflow_ams.hooks.ams.AmsHook",
+                "hook-name": "Azure Media Services",
+                "ui-field-behaviour": {
+                    "hidden-fields": HIDDEN_FIELDS,
+                    "relabeling": RELABELING,
+                    "placeholders": PLACEHOLDERS,
+                },
+                "conn-fields": CONN_FIELDS,
+            }
+        ],
+    }
