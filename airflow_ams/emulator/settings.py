@@ -1,0 +1,73 @@
+"""What can be set when the emulator starts."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ACCOUNTS_VARIABLE = "AIRFLOW_AMS_EMULATOR_ACCOUNTS"
+DEFAULT_ACCOUNT = "emulator"
+DEFAULT_PORT = 8765
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """All options of the emulator, checked and complete.
+
+    :param accounts: account name to key; never empty.
+    :param host: address to listen on.
+    :param port: port to listen on; 0 picks a free one.
+    :param front_port: port of the global front host that answers 301; 0 picks one, None has none.
+    :param token_lifetime: seconds a token is good for; None means 21600 (ACS) and 3600 (Entra).
+    :param units: encodes that run at the same time; the rest stay Queued.
+    :param media: folder whose files are assets of every account.
+    :param data: folder of the state that survives a restart; None keeps it in memory.
+    :param faults: the fault rules to start with, as read from a file.
+    :param seed: makes faults that come at a *rate* repeatable.
+    :param ssl_certfile: PEM certificate; makes the emulator speak https.
+    :param ssl_keyfile: PEM key of that certificate, if it is not in the same file.
+    """
+
+    accounts: dict[str, str] = field(repr=False)
+    host: str = "127.0.0.1"
+    port: int = DEFAULT_PORT
+    front_port: int | None = None
+    token_lifetime: float | None = None
+    units: int = 1
+    media: Path | None = None
+    data: Path | None = None
+    faults: Path | None = None
+    seed: int | None = None
+    ssl_certfile: Path | None = None
+    ssl_keyfile: Path | None = None
+
+    @property
+    def scheme(self) -> str:
+        """``https`` with a certificate, else ``http``."""
+        return "https" if self.ssl_certfile else "http"
+
+
+def read_accounts(flags: Iterable[str]) -> dict[str, str]:
+    """Return account names and keys from flags, else the environment, else one account with a random key.
+
+    :param flags: each ``NAME:KEY``; when there is one, the environment is not looked at.
+    :raises ValueError: an entry is not ``NAME:KEY``, or a name comes twice.
+    """
+    entries = list(flags)
+    if not entries:
+        entries = [entry for entry in os.environ.get(ACCOUNTS_VARIABLE, "").split(",") if entry.strip()]
+    if not entries:
+        return {DEFAULT_ACCOUNT: secrets.token_urlsafe(24)}
+    accounts: dict[str, str] = {}
+    for position, entry in enumerate(entries, start=1):
+        name, _, key = entry.strip().partition(":")
+        if not name or not key:
+            # The entry itself is not shown: it may hold a key.
+            raise ValueError(f"Account number {position} is not of the form NAME:KEY.")
+        if name in accounts:
+            raise ValueError(f"Account '{name}' is given twice.")
+        accounts[name] = key
+    return accounts
