@@ -1,0 +1,259 @@
+"""``airflow-ams demo``: one real encode, waited for by a DAG in a real Airflow, on a clean machine.
+
+Everything lives in a temporary folder: an Airflow home with its SQLite database, the emulator's assets, and
+the clip. Airflow runs in a child process of its own; this process watches the job as any other client would.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import imageio_ffmpeg
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from airflow_ams.api.errors import ServiceError
+from airflow_ams.api.model import Job, JobState, Outcome, verdict
+from airflow_ams.api.tokens import SignIn, shared_tokens
+from airflow_ams.api.transport import Transport, Wire
+from airflow_ams.api.v2 import V2Service, request_headers
+from airflow_ams.emulator.ffmpeg import probe
+from airflow_ams.emulator.process import Emulator
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+DAG_ID = "example_ams_encode"
+PRESET = "H264 Multiple Bitrate 720p"
+CLIP_SECONDS = 10
+
+_LOOK_EVERY = 0.5
+_DOWNSTREAM = "list_outputs"
+
+
+class DemoError(Exception):
+    """Raised when the demo could not come to its end; the message says why."""
+
+
+def run_demo(clip: Path | None, output: Path | None, time_limit: float) -> int:
+    """Run the demo and print what came of it.
+
+    :param clip: the video to encode; a test clip is made if None
+    :param output: folder to leave the encoded files in; they are deleted if None
+    :param time_limit: seconds after which Airflow is stopped
+    :returns: the exit code: 0 when the encode finished and the downstream task ran, else 1
+    """
+    console = Console()
+    with _terminable(), tempfile.TemporaryDirectory(prefix="airflow-ams-demo-") as folder:
+        home = Path(folder)
+        if clip is None:
+            console.print(f"Making a test clip of {CLIP_SECONDS} s")
+            clip = _make_clip(home / "clip.mp4")
+        console.print("Starting the media service in a box")
+        with Emulator() as emulator:
+            asset_id = emulator.upload(clip)
+            console.print(f"Uploaded {clip.name} as {asset_id}")
+            job = _wait_with_airflow(emulator, asset_id, home, time_limit)
+            code = _report(console, job, _task_states(home))
+            if code == 0:
+                console.print(_table(emulator.download_outputs(job.id, output or home / "output")))
+                console.print(f"The files are in {output}" if output else "Keep the files with --output DIR")
+            return code
+
+
+def _make_clip(path: Path) -> Path:
+    """Make a clip with a moving picture and a tone."""
+    subprocess.run(
+        [
+            *(imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-loglevel", "error", "-y"),
+            *("-f", "lavfi", "-i", f"testsrc2=size=1280x720:rate=25:duration={CLIP_SECONDS}"),
+            *("-f", "lavfi", "-i", f"sine=frequency=440:duration={CLIP_SECONDS}"),
+            *("-c:v", "libx264", "-preset", "ultrafast", "-pix_fmt", "yuv420p", "-c:a", "aac", str(path)),
+        ],
+        check=True,
+    )
+    return path
+
+
+def _wait_with_airflow(emulator: Emulator, asset_id: str, home: Path, time_limit: float) -> Job:
+    """Run the example DAG in Airflow, showing the job's progress meanwhile; return the job as it ended."""
+    log = home / "airflow.log"
+    job: Job | None = None
+    service = _service(emulator)
+    end = time.monotonic() + time_limit
+    progress = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+    )
+    try:
+        with progress, _airflow(emulator, asset_id, home, log) as child:
+            bar = progress.add_task("Airflow is starting", total=100)
+            while child.poll() is None:
+                if time.monotonic() > end:
+                    raise DemoError(f"Airflow was not done after {time_limit:.0f} s and was stopped")
+                job = _look(service, job)
+                if job is not None:
+                    progress.update(bar, description=str(job.state), completed=job.progress or 0)
+                time.sleep(_LOOK_EVERY)
+            job = _look(service, job)
+    except ServiceError as exc:
+        raise DemoError(f"The media service in a box stopped answering: {exc}") from exc
+    finally:
+        service.close()
+    if job is None:
+        tail = "\n".join(log.read_text(errors="replace").splitlines()[-30:])
+        raise DemoError(f"Airflow submitted no job. The end of its log:\n{tail}")
+    return job
+
+
+def _service(emulator: Emulator) -> V2Service:
+    """Open the emulator as a client without Airflow does."""
+    sign_in = SignIn("acs", emulator.account, emulator.key, token_url=emulator.token_url)
+    transport = Transport(emulator.base_url, shared_tokens(sign_in), Wire(), headers=request_headers())
+    return V2Service(transport)
+
+
+def _look(service: V2Service, job: Job | None) -> Job | None:
+    """Read the one job that there is, if Airflow has submitted it already."""
+    job = service.get_job(job.id) if job else next(service.iter_jobs(), None)
+    return service.with_tasks(job) if job else None
+
+
+@contextmanager
+def _airflow(emulator: Emulator, asset_id: str, home: Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Start Airflow in a process group of its own, and stop the whole group in the end."""
+    dags = home / "dags"
+    dags.mkdir()
+    shutil.copy(_example_dags() / f"{DAG_ID}.py", dags)
+    # Settings of the user's own Airflow must not lead the demo to the user's own database.
+    env = {key: value for key, value in os.environ.items() if not key.startswith("AIRFLOW")}
+    env |= {
+        "AIRFLOW_HOME": str(home),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(dags),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW_CONN_AMS_DEFAULT": emulator.connection_json(),
+    }
+    with log.open("wb") as out:
+        child = subprocess.Popen(
+            [sys.executable, "-m", __name__, asset_id],
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        yield child
+    finally:
+        _stop_group(child)
+
+
+def _stop_group(child: subprocess.Popen[bytes]) -> None:
+    for sign in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(child.pid, sign)
+        except ProcessLookupError:
+            break
+        try:
+            child.wait(5)
+        except subprocess.TimeoutExpired:
+            continue
+    child.wait()
+
+
+def _example_dags() -> Path:
+    """Find the example DAGs: inside an installed package, beside it in a source tree."""
+    package = Path(__file__).parent
+    return next(
+        folder
+        for folder in (package / "example_dags", package.parent / "example_dags")
+        if (folder / f"{DAG_ID}.py").exists()
+    )
+
+
+def _task_states(home: Path) -> dict[str, str]:
+    """Read from Airflow's own database how each task ended."""
+    database = home / "airflow.db"
+    if not database.exists():
+        return {}
+    connection = sqlite3.connect(database)
+    try:
+        return dict(connection.execute("SELECT task_id, state FROM task_instance ORDER BY start_date"))
+    finally:
+        connection.close()
+
+
+def _report(console: Console, job: Job, states: dict[str, str]) -> int:
+    """Print how the job and Airflow's tasks ended; return the exit code."""
+
+    def say(text: str) -> None:
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    say(f"\nJob {job.id} ({job.name})")
+    moments = ((JobState.QUEUED, job.created), (JobState.PROCESSING, job.started), (job.state, job.ended))
+    for state, moment in moments:
+        if moment is not None:
+            say(f"  {moment.astimezone():%H:%M:%S}  {state}")
+    say("Tasks in Airflow: " + ", ".join(f"{task} {state}" for task, state in states.items()))
+    found = verdict(job)
+    if found.outcome is not Outcome.SUCCEEDED:
+        say(f"\n{found.text}")
+        say(f"The task behind the sensor, {_DOWNSTREAM}, did not run.")
+        return 1
+    if states.get(_DOWNSTREAM) != "success":
+        raise DemoError(f"The job has finished, but task {_DOWNSTREAM} is {states.get(_DOWNSTREAM)}")
+    return 0
+
+
+def _table(files: list[Path]) -> Table:
+    table = Table("File", "Bytes", "Resolution", "Seconds")
+    for file in files:
+        media = asyncio.run(probe(file))
+        size = f"{media.width}x{media.height}"
+        table.add_row(file.name, f"{file.stat().st_size:,}", size, f"{media.duration or 0:.1f}")
+    return table
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM unwind the stack as Ctrl-C does, so that nothing is left running."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _run_airflow(asset_id: str) -> int:
+    """Make Airflow's database and run the DAG once (the child process)."""
+    import json
+
+    conf = json.dumps({"input_asset_id": asset_id, "preset": PRESET})
+    for command in (["db", "migrate"], ["dags", "test", DAG_ID, "--conf", conf]):
+        code = subprocess.call([sys.executable, "-m", "airflow", *command])
+        if code:
+            return code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(_run_airflow(sys.argv[1]))
