@@ -6,14 +6,15 @@ from typing import Any
 
 from airflow_ams import __version__
 
-HIDDEN_FIELDS = ["schema", "port", "extra"]
+HIDDEN_FIELDS = ["schema", "extra"]
 RELABELING = {
     "host": "API base",
     "login": "Account name or client id",
     "password": "Account key, client secret or token",
 }
 PLACEHOLDERS = {
-    "host": "https://media.windows.net/api/ (or a bare host; empty: this one)",
+    "host": "https://media.windows.net/api/ (empty means this one; a bare host will do)",
+    "port": "of a bare host, if it is not 443",
     "login": "account name (acs), client id (entra); empty for bearer",
     "password": "account key (acs), client secret (entra), token (bearer)",
 }
@@ -25,7 +26,7 @@ CONN_FIELDS: dict[str, dict[str, Any]] = {
             "Where the token comes from. Left out: entra with a tenant or managed identity, acs with login "
             "and password, bearer with a password alone."
         ),
-        "schema": {"type": ["string", "null"], "enum": ["bearer", "acs", "entra", None]},
+        "schema": {"type": ["string", "null"], "enum": ["bearer", "acs", "entra"]},
     },
     "tenant_id": {
         "label": "Tenant id",
@@ -40,7 +41,7 @@ CONN_FIELDS: dict[str, dict[str, Any]] = {
     "cloud": {
         "label": "Cloud",
         "description": "entra: the national cloud.",
-        "schema": {"type": ["string", "null"], "enum": ["public", "usgov", "china", None]},
+        "schema": {"type": ["string", "null"], "enum": ["public", "usgov", "china"], "default": "public"},
     },
     "authority": {
         "label": "Authority",

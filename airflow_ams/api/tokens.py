@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from http import HTTPStatus
+from json import JSONDecodeError
 from typing import Any, Protocol
 from urllib.parse import urlencode, urlsplit
 
@@ -184,7 +185,7 @@ def _entra_form_token(sign_in: SignIn) -> tuple[str, float]:
 def _azure_identity_token(sign_in: SignIn) -> tuple[str, float]:
     """Sign in through azure-identity, as a service principal or as the machine."""
     try:
-        from azure.core.exceptions import AzureError, ClientAuthenticationError
+        from azure.core.exceptions import AzureError
         from azure.identity import (
             ClientSecretCredential,
             CredentialUnavailableError,
@@ -197,6 +198,7 @@ def _azure_identity_token(sign_in: SignIn) -> tuple[str, float]:
 
     cloud = CLOUDS[sign_in.cloud]
     credential: ManagedIdentityCredential | ClientSecretCredential
+    statuses: list[int] = []
     try:
         if sign_in.managed_identity:
             credential = ManagedIdentityCredential(client_id=sign_in.client_id or None)
@@ -211,18 +213,37 @@ def _azure_identity_token(sign_in: SignIn) -> tuple[str, float]:
                 connection_timeout=sign_in.timeout,
                 read_timeout=sign_in.timeout,
                 retry_total=0,
+                raw_response_hook=lambda answer: statuses.append(answer.http_response.status_code),
             )
         with credential:
             token = credential.get_token(f"{cloud.resource}/.default")
-    except (ClientAuthenticationError, CredentialUnavailableError, ValueError) as exc:
+    except (AzureError, ValueError) as exc:
+        said, status = _first_line(exc, sign_in.secret), statuses[-1] if statuses else None
+        if "CERTIFICATE_VERIFY_FAILED" in said:
+            raise RefusedError(
+                "The certificate of Entra ID is not trusted: give the CA bundle's path in extra.verify"
+            ) from exc
+        if not isinstance(exc, CredentialUnavailableError) and _is_passing(exc, status):
+            raise TransientError(f"Entra ID could not be reached ({said})", status=status) from exc
         raise RefusedError(
-            f"Entra ID gave no token ({_first_line(exc, sign_in.secret)}): look at login (client id), "
-            "password (client secret) and extra.tenant_id, or at the machine's managed identity",
-            status=getattr(exc, "status_code", None),
+            f"Entra ID gave no token ({said}): look at login (client id), password (client secret) and "
+            "extra.tenant_id, or at the machine's managed identity",
+            status=status,
         ) from exc
-    except AzureError as exc:
-        raise TransientError(f"Entra ID could not be reached: {_first_line(exc, sign_in.secret)}") from exc
     return token.token, token.expires_on - time.time()
+
+
+def _is_passing(exc: Exception, status: int | None) -> bool:
+    """Whether azure-identity failed for a reason that may pass; it calls every failure one of authentication.
+
+    What it merely caught is in ``__cause__``, where a ValueError stands for an argument that it did not take.
+
+    :param status: of Entra ID's last answer
+    """
+    if status is not None and status >= HTTPStatus.BAD_REQUEST:
+        return status in (408, 429) or status >= HTTPStatus.INTERNAL_SERVER_ERROR
+    cause = exc.__cause__
+    return cause is not None and (not isinstance(cause, ValueError) or isinstance(cause, JSONDecodeError))
 
 
 def _post_form(url: str, form: dict[str, str], sign_in: SignIn) -> tuple[str, float]:
@@ -245,7 +266,7 @@ def _post_form(url: str, form: dict[str, str], sign_in: SignIn) -> tuple[str, fl
             status=answer.status,
         )
     if answer.status != HTTPStatus.OK:
-        reason = _oauth_error(answer).replace(sign_in.secret, "***")
+        reason = _oauth_error(answer).replace(sign_in.secret, "***")[:300]
         raise RefusedError(
             f"The token end point {host} gave no token ({reason}): look at the connection's login and "
             "password, and at extra.token_url",
@@ -263,7 +284,7 @@ def _oauth_error(answer: Answer) -> str:
     try:
         document: Any = answer.document()
         description = " ".join(str(document.get("error_description") or "").split())
-        return f"{document['error']}: {description[:300]}" if description else str(document["error"])
+        return f"{document['error']}: {description}" if description else str(document["error"])
     except (ServiceError, AttributeError, KeyError, TypeError):
         return f"{answer.status} {answer.reason}".strip()
 

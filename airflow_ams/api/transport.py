@@ -131,6 +131,13 @@ def _anonymous(request: requests.PreparedRequest) -> requests.PreparedRequest:
     return request
 
 
+class _Session(requests.Session):
+    """Leaves redirects alone; the library would read all of their page and parse where they lead."""
+
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        """See no redirect."""
+
+
 class Wire:
     """One `requests` session, and one exchange on it at a time.
 
@@ -141,7 +148,7 @@ class Wire:
     def __init__(self, *, verify: bool | str = True, read_timeout: float = READ_TIMEOUT) -> None:
         self._verify = verify
         self._read_timeout = read_timeout
-        self._session = requests.Session()
+        self._session = _Session()
         library = requests.utils.default_user_agent()
         self._session.headers["User-Agent"] = f"airflow-ams/{__version__} {library}"
 

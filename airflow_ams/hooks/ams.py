@@ -144,7 +144,7 @@ class AmsHook(BaseHook):
         def widget(label: str, description: str, schema: Mapping[str, Any]) -> Any:
             common: dict[str, Any] = {"label": label, "description": description, "validators": [Optional()]}
             if "enum" in schema:
-                choices = [("", ""), *((value, value) for value in schema["enum"] if value)]
+                choices = [("", ""), *((value, value) for value in schema["enum"])]
                 return SelectField(choices=choices, widget=Select2Widget(), **common)
             if "boolean" in schema["type"]:
                 return BooleanField(default=schema.get("default"), **common)
