@@ -1,4 +1,4 @@
-"""What all tests share: an Airflow home of their own, no network but loopback, a service that does as told."""
+"""What all tests share: an Airflow home of their own, loopback only, a service that does as it is told."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -19,7 +20,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote
 
+import hypothesis
 import pytest
+from hypothesis.configuration import set_hypothesis_home_dir
 
 # Airflow reads these when it is imported, so they are set before any test module is.
 _HOME = Path(tempfile.mkdtemp(prefix="airflow-ams-tests-"))
@@ -36,6 +39,11 @@ _BUNDLES = {"REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_D
 for _name in list(os.environ):
     if _name.lower() in _PROXIES or _name in _BUNDLES or _name.startswith("AIRFLOW_CONN_"):
         del os.environ[_name]
+
+# A slow machine is no failure, and examples are not kept: tests leave nothing behind.
+hypothesis.settings.register_profile("tests", deadline=None, database=None)
+hypothesis.settings.load_profile("tests")
+set_hypothesis_home_dir(_HOME / "hypothesis")
 
 _LOOPBACK = ("127.", "::1", "localhost")
 
@@ -213,7 +221,7 @@ def airflow_database() -> None:
 
 
 class _TaskInstance:
-    """Stands for the running task, which only Airflow's own runner can make, as a sensor asks it when it began."""
+    """Stands for the running task, which only Airflow's own runner makes; a sensor asks it when it began."""
 
     dag_id, task_id, run_id, map_index, max_tries = "dag", "wait", "run", -1, 0
 
@@ -247,11 +255,10 @@ def wait(request: pytest.FixtureRequest) -> Callable[..., Any]:
             request.getfixturevalue("airflow_database")
         ti = _TaskInstance() if in_database else _TaskInstance3()
         for _ in range(pokes):
-            try:
+            with suppress(AirflowRescheduleException):
                 return sensor.execute({"ti": ti})
-            except AirflowRescheduleException:
-                ti.first_reschedule = ti.first_reschedule or datetime.now(timezone.utc)
-                time.sleep(sensor.poke_interval)
+            ti.first_reschedule = ti.first_reschedule or datetime.now(timezone.utc)
+            time.sleep(sensor.poke_interval)
         raise AssertionError(f"still waiting after {pokes} pokes")
 
     return run

@@ -1,0 +1,285 @@
+"""What a wait asks for, what it says, and what it survives."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from airflow.providers.common.compat.sdk import AirflowSensorTimeout, BaseSensorOperator
+
+from airflow_ams.exceptions import AmsJobFailed, AmsJobNotFound, AmsRefused
+from airflow_ams.sensors import ams as module
+from airflow_ams.sensors.ams import AmsJobSensor
+
+if TYPE_CHECKING:
+    from airflow_ams.emulator.process import Emulator
+
+ID = "nb:jid:UUID:f3c43f94-327f-2347-90bb-3bf79f8559f1"
+AIRFLOW_2 = not BaseSensorOperator.__module__.startswith("airflow.sdk")
+TASKS, OUTPUTS = r"/Tasks$", r"/OutputMediaAssets$"
+
+
+def sensor(job_id: str, **arguments: Any) -> AmsJobSensor:
+    """Make a sensor that polls often, and gives up after a while."""
+    return AmsJobSensor(task_id="wait", job_id=job_id, **{"poke_interval": 0.05, "timeout": 60, **arguments})
+
+
+def heard(poll: AmsJobSensor) -> AmsJobSensor:
+    """Let caplog see what the sensor says, when it is not run by `wait`."""
+    poll._log = poll._cached_logger = logging.getLogger("tests.wait")
+    return poll
+
+
+def lines(caplog: pytest.LogCaptureFixture, level: int = logging.INFO) -> list[str]:
+    """Return what the sensor said of the job."""
+    said = [r for r in caplog.records if r.name == "tests.wait" and r.levelno == level]
+    return [r.getMessage() for r in said if "Success criteria met" not in r.getMessage()]
+
+
+@pytest.mark.parametrize(
+    ("state", "paths"),
+    [
+        ("Queued", []),
+        ("Scheduled", []),
+        ("Processing", [TASKS]),
+        ("Canceling", []),
+        ("Finished", [OUTPUTS]),
+        ("Error", [TASKS]),
+        ("Canceled", []),
+        (9, []),
+    ],
+)
+def test_a_poll_makes_no_request_too_many(ams_emulator: Emulator, state: Any, paths: list[str]) -> None:
+    """One request a poll; tasks only for percent and errors, outputs only at the end."""
+    states = [{"state": state, "seconds": 3600}, "Canceled"] if state == "Canceling" else [state]
+    job_id = ams_emulator.submit_scripted(states=states)
+    poll = sensor(job_id)
+    with poll.hook as hook:
+        hook.test_connection()
+        ams_emulator.clear_requests()
+        try:
+            poll.poke({})
+        except AmsJobFailed:
+            assert state in ("Error", "Canceled")
+    asked = [request["path"] for request in ams_emulator.requests()]
+    asked = [path for path in asked if "OAuth" not in path]
+    assert asked[0] == "Jobs()"
+    assert len(asked) == 1 + len(paths)
+    assert all(re.search(path, asked[1]) for path in paths)
+
+
+@pytest.mark.parametrize("mode", ["poke", "reschedule"])
+def test_unknown_states_are_waited_through(
+    mode: str, ams_emulator: Emulator, wait: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A state without a name ends nothing: the next one counts; poke mode mentions it once."""
+    states = [{"state": 9, "seconds": 0.5}, "Finished"]
+    with caplog.at_level(logging.INFO):
+        assert wait(sensor(ams_emulator.submit_scripted(states=states), mode=mode))["state"] == "Finished"
+    said = [line for line in lines(caplog) if "the service says 9" in line]
+    assert said
+    if mode == "poke":
+        assert len(said) == 1
+
+
+def test_a_job_stuck_in_an_unknown_state_ends_by_timeout(
+    ams_emulator: Emulator, wait: Callable[..., Any]
+) -> None:
+    """The wait is bounded by the sensor's own time-out."""
+    with pytest.raises(AirflowSensorTimeout):
+        wait(sensor(ams_emulator.submit_scripted(states=[9]), timeout=0.3))
+
+
+def test_a_job_that_appears_late_is_waited_for(
+    ams_emulator: Emulator, wait: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """An id that the service does not know yet is asked for again, within the grace."""
+    job_id = ams_emulator.submit_scripted(states=["Finished"], appear_after=0.5)
+    with caplog.at_level(logging.INFO):
+        assert wait(sensor(job_id, not_found_grace=60))["id"] == job_id
+    assert "asking again" in caplog.text
+
+
+@pytest.mark.parametrize("mode", ["poke", "reschedule"])
+def test_the_grace_ends(mode: str, ams_emulator: Emulator, wait: Callable[..., Any]) -> None:
+    """An unknown id fails once the grace is over, counted in reschedule mode from the first reschedule."""
+    if mode == "reschedule" and AIRFLOW_2:
+        pytest.skip("2.11 keeps reschedules in its database; see test_real_runs.py")
+    poll = sensor(ID, mode=mode, not_found_grace=0.4, poke_interval=0.1)
+    with pytest.raises(AmsJobNotFound, match="90 days"):
+        wait(poll)
+    assert len(ams_emulator.requests(r"^Jobs\(\)$")) >= 3
+
+
+def test_a_job_that_vanishes_is_not_found(ams_emulator: Emulator, wait: Callable[..., Any]) -> None:
+    """A record that is deleted in mid-wait ends the wait, after the grace."""
+    states = [{"state": "Processing", "seconds": 3600}]
+    job_id = ams_emulator.submit_scripted(states=states, vanish_after=0.3)
+    with pytest.raises(AmsJobNotFound):
+        wait(sensor(job_id, not_found_grace=0))
+
+
+def test_poke_mode_says_what_changes(ams_emulator: Emulator, caplog: pytest.LogCaptureFixture) -> None:
+    """One line for each change of state or percent, with percent and the task's name; none in between."""
+    ams_emulator.freeze()
+    states = [
+        {"state": "Queued", "seconds": 10},
+        {"state": "Processing", "seconds": 10, "progress": 40},
+        {"state": "Processing", "seconds": 10, "progress": 80},
+        "Finished",
+    ]
+    job_id = ams_emulator.submit_scripted(name="Encode", states=states)
+    poll = heard(sensor(job_id))
+    with caplog.at_level(logging.INFO), poll.hook:
+        for _ in range(4):
+            for _ in range(3):
+                poll.poke({})
+            ams_emulator.advance(10)
+    title = f"Job 'Encode' ({job_id}) is "
+    assert lines(caplog) == [
+        f"{title}Queued",
+        f"{title}Processing, 40 % (Encode: Processing 40 %)",
+        f"{title}Processing, 80 % (Encode: Processing 80 %)",
+        f"{title}Finished",
+    ]
+
+
+def test_poke_mode_breaks_a_long_silence(
+    ams_emulator: Emulator, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An unchanged job is mentioned again every five minutes (the test sets the clock)."""
+    start = time.monotonic()
+    job_id = ams_emulator.submit_scripted(states=[{"state": "Processing", "progress": 40}])
+    poll = heard(sensor(job_id))
+    with caplog.at_level(logging.INFO):
+        for minutes in (0, 1, 4.9, 5.1, 6, 10, 10.2):
+            monkeypatch.setattr(module.time, "monotonic", lambda now=start + 60 * minutes: now)
+            poll.poke({})
+    assert len(lines(caplog)) == 3
+
+
+def test_reschedule_mode_says_one_line_a_poke(
+    ams_emulator: Emulator, wait: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """It has no memory, so each poke says where the job stands."""
+    states = [{"state": "Processing", "seconds": 0.5, "progress": 40}, "Finished"]
+    job_id = ams_emulator.submit_scripted(states=states)
+    with caplog.at_level(logging.INFO):
+        wait(sensor(job_id, mode="reschedule", poke_interval=0.1))
+    assert len(lines(caplog)) == len(ams_emulator.requests(r"^Jobs\(\)$")) > 2
+
+
+@pytest.mark.parametrize("fault", [{"status": 500}, {"status": 403}, {"html": True}, {"drop": True}])
+@pytest.mark.parametrize("mode", ["poke", "reschedule"])
+def test_unreadable_outputs_spoil_nothing(
+    mode: str,
+    fault: dict[str, Any],
+    ams_emulator: Emulator,
+    wait: Callable[..., Any],
+    caplog: pytest.LogCaptureFixture,
+    quick_retries: None,
+) -> None:
+    """A finished job is finished: outputs is null, with one warning."""
+    job_id = ams_emulator.submit_scripted(states=["Finished"])
+    ams_emulator.inject({"when": {"path": OUTPUTS}, "then": fault})
+    with caplog.at_level(logging.WARNING):
+        document = wait(sensor(job_id, mode=mode))
+    assert (document["state"], document["outputs"]) == ("Finished", None)
+    (warning,) = lines(caplog, logging.WARNING)
+    assert "outputs could not be read" in warning
+
+
+@pytest.mark.parametrize("fault", [{"status": 500}, {"status": 403}, {"html": True}, {"drop": True}])
+def test_unreadable_errors_spoil_nothing(
+    fault: dict[str, Any], ams_emulator: Emulator, wait: Callable[..., Any], quick_retries: None
+) -> None:
+    """A failed job has failed, and the message says that its reasons could not be read."""
+    job_id = ams_emulator.submit_scripted(name="Encode", states=["Error"])
+    ams_emulator.inject({"when": {"path": TASKS}, "then": fault})
+    with pytest.raises(AmsJobFailed, match=r"'Encode'.*could not be read"):
+        wait(sensor(job_id))
+
+
+def test_unreadable_progress_is_not_waited_for(ams_emulator: Emulator, wait: Callable[..., Any]) -> None:
+    """Percent is a nicety: it is asked for once a poll, without retries."""
+    ams_emulator.inject({"when": {"path": TASKS}, "then": {"status": 503}})
+    job_id = ams_emulator.submit_scripted(states=[{"state": "Processing", "seconds": 0.4}, "Finished"])
+    assert wait(sensor(job_id))["state"] == "Finished"
+    polls = len(ams_emulator.requests(r"^Jobs\(\)$"))
+    assert 0 < len(ams_emulator.requests(TASKS)) <= polls
+
+
+def test_a_token_that_ends_in_mid_wait_is_renewed(ams_emulator: Emulator, wait: Callable[..., Any]) -> None:
+    """The service's 401 leads to one more sign-in, and the wait goes on."""
+    job_id = ams_emulator.submit_scripted(states=[{"state": "Processing", "seconds": 30000}, "Finished"])
+    poll = sensor(job_id)
+    with poll.hook:
+        assert not poll.poke({})
+        ams_emulator.advance(29000)
+        assert not poll.poke({})
+        ams_emulator.advance(2000)
+        assert poll.poke({}).is_done
+    signed_in = [r for r in ams_emulator.requests("OAuth2-13") if r["status"] == 200]
+    assert len([r for r in ams_emulator.requests("Jobs") if r["status"] == 401]) == 1
+    assert len(signed_in) == 2
+
+
+def test_a_second_401_ends_the_wait(ams_emulator: Emulator, wait: Callable[..., Any]) -> None:
+    """A new token that is refused too is a matter for a person: two reads, two sign-ins, no more."""
+    ams_emulator.inject({"when": {"path": "Jobs"}, "then": {"status": 401}})
+    with pytest.raises(AmsRefused, match="401"):
+        wait(sensor(ID))
+    assert len(ams_emulator.requests("Jobs")) == 2
+    assert len(ams_emulator.requests("OAuth2-13")) == 2
+
+
+def test_retry_after_quietens_the_pokes(ams_emulator: Emulator) -> None:
+    """A service that asks for an hour is not asked at the next poke."""
+    fault = {"status": 503, "retry_after": 3600}
+    ams_emulator.inject({"when": {"path": "Jobs"}, "then": fault})
+    poll = sensor(ams_emulator.submit_scripted(states=["Finished"]))
+    with poll.hook:
+        for _ in range(5):
+            assert not poll.poke({})
+    assert len(ams_emulator.requests("Jobs")) == 1
+
+
+@pytest.mark.parametrize(
+    "limit", [{"timeout": 1.2}, {"execution_timeout": timedelta(seconds=1.2), "timeout": 600}]
+)
+def test_a_silent_service_does_not_outlast_the_wait(
+    limit: dict[str, Any], service: Callable[..., Any], reply: type[Any], connection: Callable[..., str]
+) -> None:
+    """One poll of a service that never answers ends with the time that the wait has, not after retries."""
+    import threading
+
+    over = threading.Event()
+
+    def never(_: Any) -> Any:
+        over.wait(60)
+        return reply(cut=True)
+
+    answering = service(never)
+    conn_id = connection(host=answering.base_url, password="tok")
+    poll = sensor(ID, ams_conn_id=conn_id, **limit)
+    try:
+        with poll.hook:
+            assert not poll.poke({})
+        assert len(answering.seen) <= 2
+    finally:
+        over.set()
+
+
+def test_two_tries_begin_anew(ams_emulator: Emulator, wait: Callable[..., Any]) -> None:
+    """The same operator executed twice counts its grace twice, as a retried task does."""
+    poll = sensor(ID, not_found_grace=0.3, poke_interval=0.1)
+    for _ in range(2):
+        ams_emulator.clear_requests()
+        with pytest.raises(AmsJobNotFound):
+            wait(poll)
+        assert len(ams_emulator.requests(r"^Jobs\(\)$")) >= 2

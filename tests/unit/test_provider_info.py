@@ -1,0 +1,133 @@
+"""What Airflow is told about the provider, checked with Airflow's own schemas, and the connection's form."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import airflow
+import jsonschema
+import pytest
+from packaging.version import Version
+
+from airflow_ams import __version__
+from airflow_ams.hooks.ams import AmsHook
+from airflow_ams.hooks.connection import _CLOUDS
+from airflow_ams.provider_info import CONN_FIELDS, get_provider_info
+
+AIRFLOW = Version(version("apache-airflow"))
+FORM_IS_DRAWN_BY_HOOKS = importlib.util.find_spec("flask_appbuilder") is not None
+
+
+def schema(name: str) -> dict[str, Any]:
+    """Read one of Airflow's own schemas."""
+    path = Path(airflow.__path__[0]) / name
+    if not path.exists():
+        pytest.skip(f"Airflow {AIRFLOW} brings no {name}")
+    return json.loads(path.read_text())  # type: ignore[no-any-return]
+
+
+def test_it_is_valid_for_the_runtime_schema() -> None:
+    """Airflow's providers manager validates by this schema when it loads the entry point."""
+    jsonschema.validate(get_provider_info(), schema("provider_info.schema.json"))
+
+
+def test_its_connection_type_is_valid_for_the_full_schema() -> None:
+    """From 3.2 on, the form's fields are part of the full schema, which the runtime one does not know."""
+    full = schema("provider.yaml.schema.json")
+    if Version("3.2") > AIRFLOW:
+        pytest.skip(f"Airflow {AIRFLOW} knows no conn-fields")
+    items = full["properties"]["connection-types"]
+    assert "conn-fields" in json.dumps(items)
+    connection_types = get_provider_info()["connection-types"]
+    jsonschema.validate(connection_types, {**items, "definitions": full.get("definitions", {})})
+
+
+def test_airflow_finds_the_hook() -> None:
+    """The classes and modules that it names are there, and agree with it."""
+    info = get_provider_info()
+    (declared,) = info["connection-types"]
+    module, _, name = declared["hook-class-name"].rpartition(".")
+    hook = getattr(importlib.import_module(module), name)
+    assert hook is AmsHook
+    assert (hook.conn_type, hook.hook_name) == (declared["connection-type"], declared["hook-name"])
+    for kind in ("hooks", "sensors"):
+        for entry in info[kind]:
+            for named in entry["python-modules"]:
+                assert importlib.util.find_spec(named), named
+    assert info["versions"] == [__version__]
+    assert info["package-name"] == "airflow-ams"
+
+
+@pytest.mark.parametrize("name", list(CONN_FIELDS))
+def test_every_field_of_the_form_explains_itself(name: str) -> None:
+    """Each has a label, a description and a type that may be null: none is required.
+
+    A drop-down does not list null all the same: Airflow would show the word as one of its values.
+    """
+    field = CONN_FIELDS[name]
+    assert field["label"]
+    assert field["description"].endswith(".")
+    assert "null" in field["schema"]["type"]
+    jsonschema.Draft7Validator.check_schema(field["schema"])
+    assert None not in field["schema"].get("enum", [])
+
+
+def test_no_field_of_the_form_is_a_secret() -> None:
+    """The one secret is the password, which Airflow encrypts and masks; extra fields are plain."""
+    assert not [name for name in CONN_FIELDS if any(word in name for word in ("secret", "password", "key"))]
+    assert "password" in get_provider_info()["connection-types"][0]["ui-field-behaviour"]["relabeling"]
+
+
+def test_the_clouds_of_the_form_are_those_that_are_known() -> None:
+    """The drop-down and the code do not drift apart."""
+    from airflow_ams.api.tokens import CLOUDS
+
+    assert set(_CLOUDS) == set(CLOUDS)
+
+
+def test_schema_is_hidden_and_old_versions_hide_the_same() -> None:
+    """The hook's fallback for 2.11 to 3.1 says what the declarative form says."""
+    declared = get_provider_info()["connection-types"][0]["ui-field-behaviour"]
+    assert "schema" in declared["hidden-fields"]
+    assert AmsHook.get_ui_field_behaviour() == {
+        "hidden_fields": declared["hidden-fields"],
+        "relabeling": declared["relabeling"],
+        "placeholders": declared["placeholders"],
+    }
+
+
+@pytest.mark.skipif(not FORM_IS_DRAWN_BY_HOOKS, reason="only Airflow 2.11 brings flask_appbuilder")
+def test_the_old_form_has_the_same_fields() -> None:
+    """On 2.11 the widgets come from the same table: names, labels and choices."""
+    from flask import Flask
+    from wtforms import Form
+
+    widgets = AmsHook.get_connection_form_widgets()
+    assert list(widgets) == list(CONN_FIELDS)
+    app = Flask("form")
+    with app.app_context(), app.test_request_context():
+        form = type("Drawn", (Form,), widgets)()
+        for name, field in CONN_FIELDS.items():
+            drawn = form[name]
+            assert drawn.label.text == field["label"]
+            assert drawn.description == field["description"]
+            if "enum" in field["schema"]:
+                assert [value for value, _ in drawn.choices] == [
+                    "",
+                    *(value for value in field["schema"]["enum"] if value),
+                ]
+        assert form.validate()
+
+
+@pytest.mark.skipif(not FORM_IS_DRAWN_BY_HOOKS, reason="only Airflow 2.11 brings flask_appbuilder")
+def test_airflow_2_takes_the_old_form() -> None:
+    """Airflow's own providers manager accepts the widgets and the behaviour of the hook."""
+    from airflow.providers_manager import ProvidersManager
+
+    manager = ProvidersManager()
+    manager._customized_form_fields_schema_validator.validate(AmsHook.get_ui_field_behaviour())
