@@ -27,8 +27,9 @@ from rich.table import Table
 from airflow_ams.api.errors import ServiceError
 from airflow_ams.api.model import Job, JobState, Outcome, verdict
 from airflow_ams.api.tokens import SignIn, shared_tokens
-from airflow_ams.api.transport import Transport, Wire
+from airflow_ams.api.transport import Transport
 from airflow_ams.api.v2 import V2Service, request_headers
+from airflow_ams.api.wire import Wire
 from airflow_ams.emulator.ffmpeg import probe
 from airflow_ams.emulator.process import Emulator
 

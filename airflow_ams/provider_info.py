@@ -61,7 +61,7 @@ CONN_FIELDS: dict[str, dict[str, Any]] = {
     "timeout": {
         "label": "Time-out (seconds)",
         "description": "What one answer may take; 30 unless given.",
-        "schema": {"type": ["number", "null"], "minimum": 1},
+        "schema": {"type": ["integer", "null"], "minimum": 1},
     },
     "verify": {
         "label": "CA bundle",

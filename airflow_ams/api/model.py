@@ -168,7 +168,8 @@ def verdict(job: Job) -> Verdict:
     """
     failed_outputs = [o for o in job.outputs or () if o.state is JobState.ERROR]
     if job.state is JobState.CANCELED:
-        return Verdict(Outcome.CANCELED, f"{_title(job)} was canceled{_reasons(job.errors)}")
+        reasons = _reasons(job.errors) if job.errors else ""
+        return Verdict(Outcome.CANCELED, f"{_title(job)} was canceled{reasons}")
     if job.state is JobState.ERROR:
         return Verdict(Outcome.FAILED, f"{_title(job)} failed{_reasons(job.errors)}")
     if job.state is JobState.FINISHED and failed_outputs:

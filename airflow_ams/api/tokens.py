@@ -19,7 +19,7 @@ from typing import Any, Protocol
 from urllib.parse import urlencode, urlsplit
 
 from airflow_ams.api.errors import RefusedError, ServiceError, TransientError
-from airflow_ams.api.transport import Answer, Wire
+from airflow_ams.api.wire import Answer, Wire
 
 ACS_TOKEN_URL = "https://wamsprodglobal001acs.accesscontrol.windows.net/v2/OAuth2-13"
 ACS_SCOPE = "urn:WindowsAzureMediaServices"

@@ -24,7 +24,8 @@ from airflow_ams.api.model import (
     mean_progress,
     without_query,
 )
-from airflow_ams.api.transport import Answer, Retries, Transport
+from airflow_ams.api.transport import Retries, Transport
+from airflow_ams.api.wire import Answer
 
 DEFAULT_BASE = "https://media.windows.net/api/"
 DEFAULT_API_VERSION = "2.19"
@@ -118,6 +119,8 @@ class V2Service:
         """
         clauses = []
         if states is not None:
+            if JobState.UNKNOWN in states:
+                raise ValueError("The service has no number for JobState.UNKNOWN, so it cannot be asked for")
             numbers = sorted(_STATES.index(state) for state in states)
             clauses.append("(" + " or ".join(f"State eq {number}" for number in numbers) + ")")
         if since is not None:

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 class AmsHook(BaseHook):
     """Talks to a media service through an Airflow connection of type ``ams``.
 
-    Every method raises `airflow_ams.api.errors.ServiceError`, or one of its kinds. A hook keeps one HTTP
-    session; use it as a context manager, or call `close`, to let go of it.
+    Every method raises `airflow_ams.api.errors.ServiceError`, or one of its kinds; Airflow's own
+    `AirflowNotFoundException` says that there is no such connection. A hook keeps one HTTP session; use it as a
+    context manager, or call `close`, to let go of it.
 
     :param ams_conn_id: the connection's id
     """
@@ -137,19 +138,19 @@ class AmsHook(BaseHook):
     @classmethod
     def get_connection_form_widgets(cls) -> dict[str, Any]:
         """Draw the connection form on Airflow below 3.2, which does not read `CONN_FIELDS` itself."""
-        from flask_appbuilder.fieldwidgets import BS3TextFieldWidget, Select2Widget
-        from wtforms import BooleanField, FloatField, SelectField, StringField
-        from wtforms.validators import Optional
+        # Airflow takes no other classes of fields than these (and PasswordField).
+        from flask_appbuilder.fieldwidgets import BS3TextFieldWidget
+        from wtforms import BooleanField, IntegerField, StringField
+        from wtforms.validators import Optional, any_of
 
         def widget(label: str, description: str, schema: Mapping[str, Any]) -> Any:
             common: dict[str, Any] = {"label": label, "description": description, "validators": [Optional()]}
             if "enum" in schema:
-                choices = [("", ""), *((value, value) for value in schema["enum"])]
-                return SelectField(choices=choices, widget=Select2Widget(), **common)
+                common["validators"].append(any_of(schema["enum"]))
             if "boolean" in schema["type"]:
                 return BooleanField(default=schema.get("default"), **common)
-            if "number" in schema["type"]:
-                return FloatField(widget=BS3TextFieldWidget(), **common)
+            if "integer" in schema["type"]:
+                return IntegerField(widget=BS3TextFieldWidget(), **common)
             return StringField(widget=BS3TextFieldWidget(), **common)
 
         return {name: widget(**field) for name, field in CONN_FIELDS.items()}

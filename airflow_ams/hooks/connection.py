@@ -54,8 +54,8 @@ def read_settings(connection: Connection) -> Settings:
 
     :raises RefusedError: a field is missing, unknown or does not go with another; the message names it
     """
-    from airflow_ams.api.transport import READ_TIMEOUT
     from airflow_ams.api.v2 import DEFAULT_API_VERSION
+    from airflow_ams.api.wire import READ_TIMEOUT
 
     extra = _read_extra(connection.extra)
     allow_http = _flag(extra, "allow_http")
@@ -81,8 +81,9 @@ def read_settings(connection: Connection) -> Settings:
 def connect(settings: Settings) -> MediaService:
     """Open a conversation with the service that the settings name; nothing is sent yet."""
     from airflow_ams.api.tokens import StaticToken, shared_tokens
-    from airflow_ams.api.transport import Transport, Wire
+    from airflow_ams.api.transport import Transport
     from airflow_ams.api.v2 import V2Service, request_headers
+    from airflow_ams.api.wire import Wire
 
     credential = settings.credential
     return V2Service(

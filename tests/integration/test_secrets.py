@@ -7,9 +7,9 @@ import logging
 import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import pytest
-import requests
 from airflow.providers.common.compat.sdk import AirflowSkipException
 
 from airflow_ams.api.errors import ServiceError
@@ -45,7 +45,7 @@ def assert_clean(text: str, *secrets: str) -> None:
     """Find none of the secrets, as they are or percent-encoded, in a text."""
     for secret in secrets or SECRETS:
         assert secret not in text
-        assert requests.utils.quote(secret, safe="") not in text
+        assert quote(secret, safe="") not in text
 
 
 def spilling(reply: type[Any], state: int = 4, failing: int | None = None) -> Callable[[Any], Any]:

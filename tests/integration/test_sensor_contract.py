@@ -85,8 +85,8 @@ def test_every_end_is_the_same_in_every_mode(
     connection("ams_bad", **{**ams_emulator.connection, "schema": "x"})
     connection("ams_wrong", **{**ams_emulator.connection, "password": "wrong-key-entirely"})
     arrange, kind, words = OUTCOMES[outcome]
-    arguments = {"timeout": 60, "poke_interval": 0.05, **arrange(ams_emulator)}
-    sensor = AmsJobSensor(task_id="wait", mode=mode, **FLAGS[flag], **arguments)
+    arguments: dict[str, Any] = {"timeout": 60, "poke_interval": 0.05, **FLAGS[flag], **arrange(ams_emulator)}
+    sensor = AmsJobSensor(task_id="wait", mode=mode, **arguments)
     if kind is None:
         assert wait(sensor)["state"] == "Finished"
         return
@@ -156,4 +156,5 @@ def test_a_bare_poke_works(ams_emulator: Emulator) -> None:
     ams_emulator.advance(5)
     found = sensor.poke({})
     assert found.is_done
+    assert found.xcom_value is not None
     assert found.xcom_value["state"] == "Finished"

@@ -13,7 +13,6 @@ import pytest
 from airflow.providers.common.compat.sdk import AirflowSensorTimeout, BaseSensorOperator
 
 from airflow_ams.exceptions import AmsJobFailed, AmsJobNotFound, AmsRefused
-from airflow_ams.sensors import ams as module
 from airflow_ams.sensors.ams import AmsJobSensor
 
 if TYPE_CHECKING:
@@ -31,7 +30,8 @@ def sensor(job_id: str, **arguments: Any) -> AmsJobSensor:
 
 def heard(poll: AmsJobSensor) -> AmsJobSensor:
     """Let caplog see what the sensor says, when it is not run by `wait`."""
-    poll._log = poll._cached_logger = logging.getLogger("tests.wait")
+    logger: Any = logging.getLogger("tests.wait")
+    poll._log = poll._cached_logger = logger
     return poll
 
 
@@ -158,7 +158,7 @@ def test_poke_mode_breaks_a_long_silence(
     poll = heard(sensor(job_id))
     with caplog.at_level(logging.INFO):
         for minutes in (0, 1, 4.9, 5.1, 6, 10, 10.2):
-            monkeypatch.setattr(module.time, "monotonic", lambda now=start + 60 * minutes: now)
+            monkeypatch.setattr(time, "monotonic", lambda now=start + 60 * minutes: now)
             poll.poke({})
     assert len(lines(caplog)) == 3
 

@@ -13,7 +13,8 @@ import pytest
 from airflow.providers.common.compat.sdk import AirflowSensorTimeout
 
 from airflow_ams.api.errors import RefusedError, TransientError, UncertainError
-from airflow_ams.api.transport import MAX_BODY, NO_RETRIES
+from airflow_ams.api.transport import NO_RETRIES
+from airflow_ams.api.wire import MAX_BODY
 from airflow_ams.exceptions import AmsRefused
 from airflow_ams.hooks.ams import AmsHook
 from airflow_ams.sensors.ams import AmsJobSensor

@@ -85,7 +85,8 @@ def test_the_uri_form_takes_a_full_url_and_extra(monkeypatch: pytest.MonkeyPatch
 )
 def test_a_connection_survives_airflows_own_uri(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
     """What Airflow writes as a URI (exports, its secrets cache) is read as the same connection."""
-    made = Connection(conn_id="x", conn_type="ams", host=host, extra=json.dumps({"timeout": 5}), **ACS)
+    fields: dict[str, Any] = {**ACS, "host": host, "extra": json.dumps({"timeout": 5})}
+    made = Connection(conn_id="x", conn_type="ams", **fields)
     monkeypatch.setenv("AIRFLOW_CONN_AMS_URI", made.get_uri())
     assert settings_of("ams_uri") == read_settings(made)
 
@@ -243,7 +244,8 @@ def test_a_bad_connection_fails_at_once_by_the_fields_name(
 )
 def test_extra_that_is_no_json_object_is_refused_unseen(extra: str, named: str) -> None:
     """The text may hold secrets. (It is set by hand: Airflow 3.1 drops such a connection otherwise.)"""
-    made = Connection(conn_id="x", conn_type="ams", host="media.windows.net", **ACS)
+    fields: dict[str, Any] = {**ACS, "host": "media.windows.net"}
+    made = Connection(conn_id="x", conn_type="ams", **fields)
     made.extra = extra
     with pytest.raises(RefusedError, match=named) as caught:
         read_settings(made)

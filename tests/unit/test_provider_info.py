@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
+import subprocess
+import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,13 @@ from airflow_ams.hooks.connection import _CLOUDS
 from airflow_ams.provider_info import CONN_FIELDS, get_provider_info
 
 AIRFLOW = Version(version("apache-airflow"))
+DRAW_FORM = """
+import json, sys
+from airflow.api_fastapi.core_api.services.ui.connections import HookMetaService
+
+[form] = [form for form in HookMetaService.hook_meta_data() if form.connection_type == "ams"]
+print(json.dumps([form.model_dump(mode="json"), "airflow_ams.hooks.ams" in sys.modules]))
+"""
 FORM_IS_DRAWN_BY_HOOKS = importlib.util.find_spec("flask_appbuilder") is not None
 
 
@@ -105,6 +114,7 @@ def test_schema_is_hidden_and_old_versions_hide_the_same() -> None:
 def test_the_old_form_has_the_same_fields() -> None:
     """On 2.11 the widgets come from the same table: names, labels and choices."""
     from flask import Flask
+    from werkzeug.datastructures import MultiDict
     from wtforms import Form
 
     widgets = AmsHook.get_connection_form_widgets()
@@ -116,18 +126,36 @@ def test_the_old_form_has_the_same_fields() -> None:
             drawn = form[name]
             assert drawn.label.text == field["label"]
             assert drawn.description == field["description"]
-            if "enum" in field["schema"]:
-                assert [value for value, _ in drawn.choices] == [
-                    "",
-                    *(value for value in field["schema"]["enum"] if value),
-                ]
         assert form.validate()
+        for name, field in CONN_FIELDS.items():
+            for choice in field["schema"].get("enum", []):
+                assert type("Drawn", (Form,), widgets)(MultiDict({name: choice})).validate()
+        refused = type("Drawn", (Form,), widgets)(MultiDict({"auth": "no such way"}))
+        assert not refused.validate()
+        assert list(refused.errors) == ["auth"]
 
 
 @pytest.mark.skipif(not FORM_IS_DRAWN_BY_HOOKS, reason="only Airflow 2.11 brings flask_appbuilder")
 def test_airflow_2_takes_the_old_form() -> None:
-    """Airflow's own providers manager accepts the widgets and the behaviour of the hook."""
+    """Airflow's own providers manager accepts the behaviour of the hook, and each of its fields."""
     from airflow.providers_manager import ProvidersManager
 
-    manager = ProvidersManager()
+    make_manager: Any = ProvidersManager
+    manager = make_manager()
     manager._customized_form_fields_schema_validator.validate(AmsHook.get_ui_field_behaviour())
+    assert {f"extra__ams__{name}" for name in CONN_FIELDS} <= set(manager.connection_form_widgets)
+
+
+@pytest.mark.skipif(Version("3") > AIRFLOW, reason="Airflow 2 has no API server to draw forms")
+def test_the_api_server_draws_every_field() -> None:
+    """The form of Airflow 3 has all fields and choices; from 3.2 on the hook is not imported for it.
+
+    It runs in a process of its own: for old hooks Airflow puts mocks of web libraries into `sys.modules`.
+    """
+    child = subprocess.run([sys.executable, "-c", DRAW_FORM], capture_output=True, text=True, check=True)
+    form, hook_imported = json.loads(child.stdout.splitlines()[-1])
+    assert list(form["extra_fields"]) == list(CONN_FIELDS)
+    assert form["extra_fields"]["auth"]["schema"]["enum"] == CONN_FIELDS["auth"]["schema"]["enum"]
+    assert form["standard_fields"]["url_schema"]["hidden"]
+    assert form["standard_fields"]["host"]["title"] == "API base"
+    assert hook_imported == (Version("3.2") > AIRFLOW)

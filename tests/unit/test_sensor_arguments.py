@@ -43,7 +43,8 @@ def test_building_a_sensor_reads_no_connection() -> None:
 def test_ids_are_rendered() -> None:
     """Both fields are templates, also with nothing but a context at hand."""
     sensor = AmsJobSensor(task_id="wait", job_id="{{ job }}", ams_conn_id="ams_{{ env }}")
-    sensor.render_template_fields({"job": ID, "env": "test"})  # type: ignore[arg-type]
+    context: Any = {"job": ID, "env": "test"}
+    sensor.render_template_fields(context)
     assert (sensor.job_id, sensor.ams_conn_id, sensor.hook.ams_conn_id) == (ID, "ams_test", "ams_test")
 
 

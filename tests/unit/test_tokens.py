@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from airflow_ams.api import tokens as module
 from airflow_ams.api.errors import RefusedError, ServiceError, TransientError
 from airflow_ams.api.tokens import CachedTokens, SignIn, StaticToken, shared_tokens
-from airflow_ams.api.transport import _NoAnswer
+from airflow_ams.api.wire import NoAnswerError
 
 KEY = "a-very-secret-key"
 
@@ -21,7 +22,7 @@ KEY = "a-very-secret-key"
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Stand still at 1000 s, until a test moves it."""
     now = [1000.0]
-    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     return now
 
 
@@ -128,7 +129,7 @@ class CountedLock:
 
 def failing() -> tuple[str, float]:
     """Fail as a token end point that cannot be reached does."""
-    raise _NoAnswer("unreachable", sent=False)
+    raise NoAnswerError("unreachable", sent=False)
 
 
 @pytest.mark.parametrize("late", [False, True])
@@ -156,10 +157,11 @@ def test_fifty_waiters_share_one_failure() -> None:
     first = threading.Thread(target=fail)
     first.start()
     assert fetch.begun.wait(20)
-    source._lock = lock = CountedLock(source._lock)
+    lock: Any = CountedLock(source._lock)
+    source._lock = lock
     results = at_once(50, source.token, fetch.release, lambda: lock.awaited(50))
     first.join(20)
-    assert [type(result) for result in results] == [_NoAnswer] * 50
+    assert [type(result) for result in results] == [NoAnswerError] * 50
     assert len({id(result) for result in results}) == 50, "each needs a traceback of its own"
     assert fetch.calls == 1
     with pytest.raises(TransientError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from email.utils import format_datetime
@@ -10,15 +11,16 @@ from typing import Any
 
 import pytest
 import requests
-import tenacity
 import urllib3
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_ams.api import transport as module
+from airflow_ams.api import wire as module
 from airflow_ams.api.errors import RefusedError, ServiceError, TransientError, UncertainError
 from airflow_ams.api.tokens import StaticToken
-from airflow_ams.api.transport import NO_RETRIES, Answer, Retries, Transport
+from airflow_ams.api.transport import NO_RETRIES, Retries, Transport
+from airflow_ams.api.wire import Answer
+from tests.unit.stub_wire import StubWire
 
 BASE = "https://media.windows.net/api/"
 QUICK = Retries(tries=4, first_wait=0, max_wait=0)
@@ -30,23 +32,19 @@ def answer(status: int = 200, body: Any = None, reason: str = "", **headers: str
     return Answer(status, reason, {name.replace("_", "-"): value for name, value in headers.items()}, content)
 
 
-class Wire:
-    """Stands for the network, which unit tests do without: gives answers, or raises, one after another."""
+class Wire(StubWire):
+    """Gives answers, or raises, one after another."""
 
     def __init__(self, *acts: Answer | Exception) -> None:
+        super().__init__()
         self.acts = list(acts)
-        self.sent: list[dict[str, Any]] = []
 
-    def exchange(self, method: str, url: str, **how: Any) -> Answer:
+    def answer(self, method: str, url: str) -> Answer:
         """Do the next act; the last one is done for ever."""
-        self.sent.append({"method": method, "url": url, **how})
         act = self.acts.pop(0) if len(self.acts) > 1 else self.acts[0]
         if isinstance(act, Exception):
             raise act
         return act
-
-    def close(self) -> None:
-        """Nothing to close."""
 
 
 class Tokens:
@@ -77,7 +75,7 @@ def talk(wire: Wire, tokens: Any = None, retries: Retries = QUICK) -> Transport:
 def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Record the waits between tries instead of living through them."""
     waits: list[float] = []
-    monkeypatch.setattr(tenacity.nap.time, "sleep", waits.append)
+    monkeypatch.setattr(time, "sleep", waits.append)
     return waits
 
 
@@ -179,8 +177,8 @@ def test_no_retry_after_breaks_the_reader(value: str) -> None:
 def test_tries_and_waits_stay_within_their_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """`within` bounds requests and waits together, and each request is told what is left of it."""
     clock = [100.0]
-    monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
-    monkeypatch.setattr(tenacity.nap.time, "sleep", lambda seconds: clock.__setitem__(0, clock[0] + seconds))
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(time, "sleep", lambda seconds: clock.__setitem__(0, clock[0] + seconds))
     wire = Wire(answer(503, Retry_After="3"))
     policy = Retries(tries=100, within=10, first_wait=0, max_wait=5)
     with pytest.raises(TransientError):
@@ -334,7 +332,7 @@ Make = Callable[[], ServiceError]
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: module._NoAnswer("x", sent=True),
+        lambda: module.NoAnswerError("x", sent=True),
         lambda: TransientError("x", retry_after=3, status=503),
         lambda: RefusedError("x", status=401, code="c", request_id="r"),
         lambda: UncertainError("x"),

@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 
 from airflow_ams.api.errors import JobNotFoundError, MalformedIdError
 from airflow_ams.api.tokens import StaticToken
-from airflow_ams.api.transport import NO_RETRIES, Answer, Transport
+from airflow_ams.api.transport import NO_RETRIES, Transport
 from airflow_ams.api.v2 import EXAMPLE_ID, V2Service
+from airflow_ams.api.wire import Answer
+from tests.unit.stub_wire import StubWire
 
 BASE = "https://media.windows.net/api/"
 GUID = "f3c43f94-327f-2347-90bb-3bf79f8559f1"
@@ -22,19 +24,17 @@ ID = f"nb:jid:UUID:{GUID}"
 ASSET = f"nb:cid:UUID:{GUID}"
 
 
-class Wire:
-    """Stands for the network, which unit tests do without: notes each URL, and has nothing to tell."""
+class Wire(StubWire):
+    """Has nothing to tell."""
 
-    def __init__(self) -> None:
-        self.urls: list[str] = []
+    @property
+    def urls(self) -> list[str]:
+        """The URLs that were asked for."""
+        return [sent["url"] for sent in self.sent]
 
-    def exchange(self, method: str, url: str, **how: Any) -> Answer:
+    def answer(self, method: str, url: str) -> Answer:
         """Answer that there is nothing."""
-        self.urls.append(url)
         return Answer(200, "OK", {}, b'{"value": []}')
-
-    def close(self) -> None:
-        """Nothing to close."""
 
 
 def open_service() -> tuple[V2Service, Wire]:

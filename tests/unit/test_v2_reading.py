@@ -15,12 +15,14 @@ from hypothesis import strategies as st
 from airflow_ams.api.errors import JobNotFoundError, ServiceError, TransientError, UncertainError
 from airflow_ams.api.model import Job, JobState, describe, document, verdict
 from airflow_ams.api.tokens import StaticToken
-from airflow_ams.api.transport import NO_RETRIES, Answer, Retries, Transport
+from airflow_ams.api.transport import NO_RETRIES, Retries, Transport
 from airflow_ams.api.v2 import V2Service, parse_time, request_headers
+from airflow_ams.api.wire import Answer
+from tests.unit.stub_wire import StubWire
 
 ID = "nb:jid:UUID:f3c43f94-327f-2347-90bb-3bf79f8559f1"
 BASE = "https://media.windows.net/api/"
-FOUNDING = {
+FOUNDING: dict[str, Any] = {
     "Id": ID,
     "Name": "Encoding BigBuckBunny into to H264 Adaptive Bitrate MP4 Set 720p",
     "Created": "2015-02-11T01:46:08.897",
@@ -35,22 +37,18 @@ FOUNDING = {
 }
 
 
-class Wire:
-    """Stands for the network, which unit tests do without: gives the answers one after another."""
+class Wire(StubWire):
+    """Gives the answers one after another."""
 
     def __init__(self, *documents: Any) -> None:
+        super().__init__()
         self.documents = list(documents)
-        self.sent: list[dict[str, Any]] = []
 
-    def exchange(self, method: str, url: str, **how: Any) -> Answer:
+    def answer(self, method: str, url: str) -> Answer:
         """Give the next answer; the last one is given for ever."""
-        self.sent.append({"method": method, "url": url, **how})
         document = self.documents.pop(0) if len(self.documents) > 1 else self.documents[0]
         body = document if isinstance(document, bytes) else json.dumps(document).encode()
         return Answer(200, "OK", {"Content-Type": "application/json"}, body)
-
-    def close(self) -> None:
-        """Nothing to close."""
 
 
 def open_service(*documents: Any) -> tuple[V2Service, Wire]:

@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 
 from airflow_ams.api.errors import MalformedIdError, RefusedError
 from airflow_ams.api.tokens import StaticToken
-from airflow_ams.api.transport import NO_RETRIES, Answer, Transport
+from airflow_ams.api.transport import NO_RETRIES, Transport
 from airflow_ams.api.v2 import V2Service
+from airflow_ams.api.wire import Answer
+from tests.unit.stub_wire import StubWire
 
 BASE = "https://media.windows.net/api/"
 GUID = "f3c43f94-327f-2347-90bb-3bf79f8559f1"
@@ -22,24 +24,17 @@ MES = "nb:mpid:UUID:ff4df607-d419-42f0-bc17-a481b1331e56"
 JOB = {"Id": f"nb:jid:UUID:{GUID}", "Name": "x", "State": 0}
 
 
-class Wire:
-    """Stands for the network, which unit tests do without: knows two processors and takes every job."""
+class Wire(StubWire):
+    """Knows two processors and takes every job."""
 
-    def __init__(self) -> None:
-        self.sent: list[dict[str, Any]] = []
-
-    def exchange(self, method: str, url: str, **how: Any) -> Answer:
+    def answer(self, method: str, url: str) -> Answer:
         """Answer a look-up of processors, or echo a job."""
-        self.sent.append({"method": method, "url": url, **how})
         document: Any = {"d": JOB}
         if method == "GET":
             versions = [("old", "1.0"), (MES, "1.1"), ("older", "0.9")]
             named = "'Media%20Encoder%20Standard'" in url
             document = {"value": [{"Id": key, "Version": v} for key, v in versions if named]}
         return Answer(200, "OK", {}, json.dumps(document).encode())
-
-    def close(self) -> None:
-        """Nothing to close."""
 
 
 def submit(spec: Any) -> list[dict[str, Any]]:
