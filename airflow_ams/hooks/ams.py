@@ -22,8 +22,8 @@ class AmsHook(BaseHook):
     """Talks to a media service through an Airflow connection of type ``ams``.
 
     Every method raises `airflow_ams.api.errors.ServiceError`, or one of its kinds; Airflow's own
-    `AirflowNotFoundException` says that there is no such connection. A hook keeps one HTTP session; use it as a
-    context manager, or call `close`, to let go of it.
+    `AirflowNotFoundException` says that there is no such connection. A hook keeps one HTTP session; use it
+    as a context manager, or call `close`, to let go of it.
 
     :param ams_conn_id: the connection's id
     """

@@ -43,17 +43,16 @@ def _nothing_left(tmp_path: Path) -> None:
     (tmp_path / "tmp").mkdir()
 
 
+def _demo(environment: dict[str, str], *options: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, *options], env=environment, capture_output=True, text=True, timeout=DEADLINE, check=False
+    )
+
+
 def test_demo_encodes_and_reports(sandbox: dict[str, str], tmp_path: Path) -> None:
     """It ends in 0, names job, states and files, keeps the files where told, and leaves nothing else."""
     output = tmp_path / "encoded"
-    result = subprocess.run(
-        [*COMMAND, "--output", str(output)],
-        env=sandbox,
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE,
-        check=False,
-    )
+    result = _demo(sandbox, "--output", str(output))
     assert result.returncode == 0, result.stdout + result.stderr
     assert re.search(r"Job nb:jid:UUID:[0-9a-f-]{36}", result.stdout)
     assert re.search(r"\d\d:\d\d:\d\d  Processing\n(.*\n)*  \d\d:\d\d:\d\d  Finished", result.stdout)
@@ -70,14 +69,7 @@ def test_broken_input_ends_in_one(sandbox: dict[str, str], tmp_path: Path) -> No
     """A file that is no video ends in 1 with the encoder's reason, and the downstream task has not run."""
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(b"this is not a video" * 100)
-    result = subprocess.run(
-        [*COMMAND, "--input", str(broken)],
-        env=sandbox,
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE,
-        check=False,
-    )
+    result = _demo(sandbox, "--input", str(broken))
     assert result.returncode == 1, result.stdout + result.stderr
     assert "failed: " in result.stdout
     assert re.search(r"Error\w+: ", result.stdout)
