@@ -130,12 +130,13 @@ def demo(clip: Path | None, output: Path | None, time_limit: float) -> None:
     if not all(find_spec(name) for name in ("starlette", "uvicorn", "imageio_ffmpeg", "rich")):
         click.echo("The demo is an extra: pip install 'airflow-ams[demo]'", err=True)
         sys.exit(2)
-    from airflow_ams.demo import DemoError, run_demo
-
     try:
-        sys.exit(run_demo(clip, output, time_limit))
-    except DemoError as error:
-        raise click.ClickException(str(error)) from None
+        from airflow_ams.demo import DemoError, run_demo
+
+        try:
+            sys.exit(run_demo(clip, output, time_limit))
+        except DemoError as error:
+            raise click.ClickException(str(error)) from None
     except KeyboardInterrupt:
         click.echo("Stopped.", err=True)
         sys.exit(130)

@@ -7,6 +7,7 @@ the clip. Airflow runs in a child process of its own; this process watches the j
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
 import signal
@@ -14,6 +15,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +25,7 @@ import imageio_ffmpeg
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from airflow_ams.api.errors import ServiceError
 from airflow_ams.api.model import Job, JobState, Outcome, verdict
@@ -56,7 +59,7 @@ def run_demo(clip: Path | None, output: Path | None, time_limit: float) -> int:
     :param time_limit: seconds after which Airflow is stopped
     :returns: the exit code: 0 when the encode finished and the downstream task ran, else 1
     """
-    console = Console()
+    console = Console(markup=False, highlight=False, soft_wrap=True)
     with _terminable(), tempfile.TemporaryDirectory(prefix="airflow-ams-demo-") as folder:
         home = Path(folder)
         if clip is None:
@@ -148,12 +151,13 @@ def _airflow(emulator: Emulator, asset_id: str, home: Path, log: Path) -> Iterat
         "AIRFLOW__CORE__DAGS_FOLDER": str(dags),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "AIRFLOW_CONN_AMS_DEFAULT": emulator.connection_json(),
+        "NO_PROXY": "127.0.0.1,localhost",
     }
     with log.open("wb") as out:
         child = subprocess.Popen(
             [sys.executable, "-m", __name__, asset_id],
             env=env,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=out,
             stderr=subprocess.STDOUT,
             start_new_session=True,
@@ -201,20 +205,16 @@ def _task_states(home: Path) -> dict[str, str]:
 
 def _report(console: Console, job: Job, states: dict[str, str]) -> int:
     """Print how the job and Airflow's tasks ended; return the exit code."""
-
-    def say(text: str) -> None:
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-    say(f"\nJob {job.id} ({job.name})")
+    console.print(f"\nJob {job.id} ({job.name})")
     moments = ((JobState.QUEUED, job.created), (JobState.PROCESSING, job.started), (job.state, job.ended))
     for state, moment in moments:
         if moment is not None:
-            say(f"  {moment.astimezone():%H:%M:%S}  {state}")
-    say("Tasks in Airflow: " + ", ".join(f"{task} {state}" for task, state in states.items()))
+            console.print(f"  {moment.astimezone():%H:%M:%S}  {state}")
+    console.print("Tasks in Airflow: " + ", ".join(f"{task} {state}" for task, state in states.items()))
     found = verdict(job)
     if found.outcome is not Outcome.SUCCEEDED:
-        say(f"\n{found.text}")
-        say(f"The task behind the sensor, {_DOWNSTREAM}, did not run.")
+        console.print(f"\n{found.text}")
+        console.print(f"The task behind the sensor, {_DOWNSTREAM}, did not run.")
         return 1
     if states.get(_DOWNSTREAM) != "success":
         raise DemoError(f"The job has finished, but task {_DOWNSTREAM} is {states.get(_DOWNSTREAM)}")
@@ -226,34 +226,45 @@ def _table(files: list[Path]) -> Table:
     for file in files:
         media = asyncio.run(probe(file))
         size = f"{media.width}x{media.height}"
-        table.add_row(file.name, f"{file.stat().st_size:,}", size, f"{media.duration or 0:.1f}")
+        table.add_row(Text(file.name), f"{file.stat().st_size:,}", size, f"{media.duration or 0:.1f}")
     return table
 
 
 @contextmanager
 def _terminable() -> Iterator[None]:
-    """Let SIGTERM unwind the stack as Ctrl-C does, so that nothing is left running."""
+    """Let every signal that ends the demo unwind the stack, once, so that nothing is left running."""
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
     def interrupt(*_: object) -> None:
+        # An impatient second Ctrl-C must not cut the clean-up short.
+        for number in signals:
+            signal.signal(number, signal.SIG_IGN)
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = {number: signal.signal(number, interrupt) for number in signals}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _run_airflow(asset_id: str) -> int:
     """Make Airflow's database and run the DAG once (the child process)."""
-    import json
-
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     conf = json.dumps({"input_asset_id": asset_id, "preset": PRESET})
     for command in (["db", "migrate"], ["dags", "test", DAG_ID, "--conf", conf]):
         code = subprocess.call([sys.executable, "-m", "airflow", *command])
         if code:
             return code
     return 0
+
+
+def _end_with_parent() -> None:
+    """Stop this process group when the demo is gone, even if killed: its end of the pipe closes then."""
+    while sys.stdin.buffer.read(1):
+        pass
+    os.killpg(0, signal.SIGKILL)
 
 
 if __name__ == "__main__":

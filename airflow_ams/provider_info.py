@@ -84,10 +84,6 @@ CONN_FIELDS: dict[str, dict[str, Any]] = {
 
 def get_provider_info() -> dict[str, Any]:
     """Return the provider's description in the form of Airflow's ``provider_info.schema.json``."""
-    modules = [
-        {"integration-name": "Azure Media Services", "python-modules": [module]}
-        for module in ("airflow_ams.hooks.ams",)
-    ]
     return {
         "package-name": "airflow-ams",
         "name": "Azure Media Services",
@@ -100,7 +96,12 @@ def get_provider_info() -> dict[str, Any]:
                 "tags": ["azure"],
             }
         ],
-        "hooks": modules,
+        "hooks": [
+            {
+                "integration-name": "Azure Media Services",
+                "python-modules": ["airflow_ams.hooks.ams"],
+            }
+        ],
         "sensors": [
             {
                 "integration-name": "Azure Media Services",

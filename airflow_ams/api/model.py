@@ -17,7 +17,10 @@ MAX_ERROR_TEXT = 500
 """Characters of one error's text that the job document keeps."""
 
 # Not ``\b``: an ampersand may come escaped, as ``\u0026`` or ``%26``, and those end in a word character.
-_SIGNATURE = re.compile(r"(?i)(?<![a-z])(sig|signature)(=|%3D)[^&\s\"'<>]+")
+_SIGNATURE = re.compile(
+    r"(?i)(?:(?<![a-z])|(?<=%3F)|(?<=%253F))"
+    r"(sig|signature|sharedaccesssignature|accountkey)(=|%3D|%253D)[^&;\s\"'<>]+"
+)
 
 
 class JobState(str, enum.Enum):
@@ -175,7 +178,7 @@ def verdict(job: Job) -> Verdict:
     if job.state is JobState.FINISHED and failed_outputs:
         errors = job.errors or tuple(o.error for o in failed_outputs if o.error)
         names = ", ".join(o.name for o in failed_outputs)
-        text = without_signatures(f"{_title(job)} finished, but failed to write {names}")
+        text = _line(f"{_title(job)} finished, but failed to write {names}")
         return Verdict(Outcome.FAILED, f"{text}{_reasons(errors)}")
     if job.state is JobState.FINISHED:
         return Verdict(Outcome.SUCCEEDED, f"{_title(job)} has finished")
@@ -190,7 +193,7 @@ def describe(job: Job) -> str:
     if job.progress is not None and not job.state.is_final:
         line += f", {job.progress:.0f} %"
     shares = [f"{task.name}: {task.state} {task.progress or 0:.0f} %" for task in job.tasks]
-    return without_signatures(f"{line} ({'; '.join(shares)})" if shares else line)
+    return _line(f"{line} ({'; '.join(shares)})" if shares else line)
 
 
 class ProgressLog:
@@ -262,7 +265,7 @@ def without_query(uri: str | None) -> str | None:
         parts = urlsplit(uri)
     except ValueError:
         return None
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+    return without_signatures(urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", "")))
 
 
 def mean_progress(tasks: tuple[JobTask, ...]) -> float | None:
@@ -273,14 +276,18 @@ def mean_progress(tasks: tuple[JobTask, ...]) -> float | None:
 
 
 def _title(job: Job) -> str:
-    return f"Job '{without_signatures(job.name)}' ({job.id})" if job.name else f"Job {job.id}"
+    return f"Job '{_line(job.name)}' ({job.id})" if job.name else f"Job {job.id}"
+
+
+def _line(text: str) -> str:
+    """Make one line of a service's text; encoders answer with paragraphs, and names may hold anything."""
+    return without_signatures(" ".join(text.split()))
 
 
 def _reasons(errors: tuple[JobError, ...]) -> str:
     if not errors:
         return "; the service gave no reason"
-    # Encoders answer with whole paragraphs; a person reads one line.
-    return ": " + without_signatures("; ".join(" ".join(str(error).split()) for error in errors))
+    return f": {_line('; '.join(str(error) for error in errors))}"
 
 
 def _iso(moment: datetime | None) -> str | None:

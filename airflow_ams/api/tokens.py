@@ -12,14 +12,17 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from http import HTTPStatus
 from json import JSONDecodeError
-from typing import Any, Protocol
-from urllib.parse import urlencode, urlsplit
+from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import quote, quote_plus, urlencode, urlsplit
 
 from airflow_ams.api.errors import RefusedError, ServiceError, TransientError
 from airflow_ams.api.wire import Answer, Wire
+
+if TYPE_CHECKING:
+    from azure.identity import ClientSecretCredential, ManagedIdentityCredential
 
 ACS_TOKEN_URL = "https://wamsprodglobal001acs.accesscontrol.windows.net/v2/OAuth2-13"
 ACS_SCOPE = "urn:WindowsAzureMediaServices"
@@ -51,10 +54,10 @@ CLOUDS = {
 class TokenSource(Protocol):
     """Gives tokens; raises `ServiceError` when it cannot."""
 
-    def token(self) -> str:
-        """Return a token that should be good now."""
+    def token(self, time_left: float | None = None) -> str:
+        """Return a token that should be good now; a sign-in may take `time_left` seconds."""
 
-    def renewed(self, refused: str) -> str | None:
+    def renewed(self, refused: str, time_left: float | None = None) -> str | None:
         """Return another token than the refused one, or None if there is no other."""
 
 
@@ -64,11 +67,11 @@ class StaticToken:
 
     value: str = field(repr=False)
 
-    def token(self) -> str:
+    def token(self, time_left: float | None = None) -> str:
         """Return the token."""
         return self.value
 
-    def renewed(self, refused: str) -> str | None:
+    def renewed(self, refused: str, time_left: float | None = None) -> str | None:
         """Return None: there is no other."""
         return None
 
@@ -103,10 +106,11 @@ class SignIn:
 class CachedTokens:
     """Keeps the last token, and fetches the next for all who wait for it at once.
 
-    :param fetch: returns a token and the seconds that it lives
+    :param fetch: given the seconds that it may take (None: as many as usual), returns a token and the seconds
+        that it lives
     """
 
-    def __init__(self, fetch: Callable[[], tuple[str, float]]) -> None:
+    def __init__(self, fetch: Callable[[float | None], tuple[str, float]]) -> None:
         self._fetch = fetch
         self._lock = threading.Lock()
         self._fetches = 0
@@ -114,29 +118,29 @@ class CachedTokens:
         self._stale_at = 0.0
         self._failure: ServiceError | None = None
 
-    def token(self) -> str:
+    def token(self, time_left: float | None = None) -> str:
         """Return the cached token, or fetch one when its end is near."""
-        return self._get(lambda: self._value is None or time.monotonic() >= self._stale_at)
+        return self._get(lambda: self._value is None or time.monotonic() >= self._stale_at, time_left)
 
-    def renewed(self, refused: str) -> str | None:
+    def renewed(self, refused: str, time_left: float | None = None) -> str | None:
         """Fetch another token, unless somebody else has done so since the refused one was handed out."""
-        return self._get(lambda: self._value is None or self._value == refused)
+        return self._get(lambda: self._value is None or self._value == refused, time_left)
 
-    def _get(self, is_stale: Callable[[], bool]) -> str:
+    def _get(self, is_stale: Callable[[], bool], time_left: float | None) -> str:
         fetches_before = self._fetches
         with self._lock:
             if self._fetches != fetches_before and self._failure is not None:
                 # Whoever waited for a fetch shares its failure too, or a hundred would try one after another.
                 raise copy.copy(self._failure)
             if is_stale():
-                self._renew()
+                self._renew(time_left)
             assert self._value is not None  # noqa: S101  # _renew() set it, or raised
             return self._value
 
-    def _renew(self) -> None:
+    def _renew(self, time_left: float | None) -> None:
         self._failure = None
         try:
-            self._value, lifetime = self._fetch()
+            self._value, lifetime = self._fetch(time_left)
         except ServiceError as exc:
             self._failure = exc
             raise
@@ -149,14 +153,15 @@ class CachedTokens:
 @lru_cache(maxsize=64)
 def shared_tokens(sign_in: SignIn) -> CachedTokens:
     """Return the process's one token cache for a sign-in."""
+    fetch = _azure_identity_token
     if sign_in.method == "acs":
-        return CachedTokens(lambda: _acs_token(sign_in))
-    if sign_in.token_url:
-        return CachedTokens(lambda: _entra_form_token(sign_in))
-    return CachedTokens(lambda: _azure_identity_token(sign_in))
+        fetch = _acs_token
+    elif sign_in.token_url:
+        fetch = _entra_form_token
+    return CachedTokens(partial(fetch, sign_in))
 
 
-def _acs_token(sign_in: SignIn) -> tuple[str, float]:
+def _acs_token(sign_in: SignIn, time_left: float | None) -> tuple[str, float]:
     """Sign in at ACS with account name and key ("Connect to Media Services account using REST API")."""
     form = {
         "grant_type": "client_credentials",
@@ -164,10 +169,10 @@ def _acs_token(sign_in: SignIn) -> tuple[str, float]:
         "client_secret": sign_in.secret,
         "scope": ACS_SCOPE,
     }
-    return _post_form(sign_in.token_url or ACS_TOKEN_URL, form, sign_in)
+    return _post_form(sign_in.token_url or ACS_TOKEN_URL, form, sign_in, time_left)
 
 
-def _entra_form_token(sign_in: SignIn) -> tuple[str, float]:
+def _entra_form_token(sign_in: SignIn, time_left: float | None) -> tuple[str, float]:
     """Sign in at a token end point by hand: azure-identity speaks to no plain http and to no other path."""
     resource = CLOUDS[sign_in.cloud].resource
     form = {
@@ -179,58 +184,65 @@ def _entra_form_token(sign_in: SignIn) -> tuple[str, float]:
         form["scope"] = f"{resource}/.default"
     else:
         form["resource"] = resource
-    return _post_form(sign_in.token_url, form, sign_in)
+    return _post_form(sign_in.token_url, form, sign_in, time_left)
 
 
-def _azure_identity_token(sign_in: SignIn) -> tuple[str, float]:
+def _azure_identity_token(sign_in: SignIn, time_left: float | None) -> tuple[str, float]:
     """Sign in through azure-identity, as a service principal or as the machine."""
     try:
         from azure.core.exceptions import AzureError
-        from azure.identity import (
-            ClientSecretCredential,
-            CredentialUnavailableError,
-            ManagedIdentityCredential,
-        )
     except ImportError as exc:
         raise RefusedError(
             f"auth 'entra' needs azure-identity, which is not installed: {ENTRA_EXTRA}"
         ) from exc
-
-    cloud = CLOUDS[sign_in.cloud]
-    credential: ManagedIdentityCredential | ClientSecretCredential
+    timeout = sign_in.timeout if time_left is None else min(sign_in.timeout, max(time_left, 1.0))
     statuses: list[int] = []
     try:
-        if sign_in.managed_identity:
-            credential = ManagedIdentityCredential(client_id=sign_in.client_id or None)
-        else:
-            credential = ClientSecretCredential(
-                sign_in.tenant_id,
-                sign_in.client_id,
-                sign_in.secret,
-                authority=sign_in.authority or cloud.authority,
-                disable_instance_discovery=bool(sign_in.authority),
-                connection_verify=sign_in.verify,
-                connection_timeout=sign_in.timeout,
-                read_timeout=sign_in.timeout,
-                retry_total=0,
-                raw_response_hook=lambda answer: statuses.append(answer.http_response.status_code),
-            )
-        with credential:
-            token = credential.get_token(f"{cloud.resource}/.default")
+        with _credential(sign_in, timeout, statuses) as credential:
+            token = credential.get_token(f"{CLOUDS[sign_in.cloud].resource}/.default")
     except (AzureError, ValueError) as exc:
-        said, status = _first_line(exc, sign_in.secret), statuses[-1] if statuses else None
-        if "CERTIFICATE_VERIFY_FAILED" in said:
-            raise RefusedError(
-                "The certificate of Entra ID is not trusted: give the CA bundle's path in extra.verify"
-            ) from exc
-        if not isinstance(exc, CredentialUnavailableError) and _is_passing(exc, status):
-            raise TransientError(f"Entra ID could not be reached ({said})", status=status) from exc
-        raise RefusedError(
-            f"Entra ID gave no token ({said}): look at login (client id), password (client secret) and "
-            "extra.tenant_id, or at the machine's managed identity",
-            status=status,
-        ) from exc
+        raise _azure_error(exc, sign_in, statuses[-1] if statuses else None) from exc
     return token.token, token.expires_on - time.time()
+
+
+def _credential(
+    sign_in: SignIn, timeout: float, statuses: list[int]
+) -> ClientSecretCredential | ManagedIdentityCredential:
+    """Make azure-identity's credential; it notes the status of each answer in `statuses`."""
+    from azure.identity import ClientSecretCredential, ManagedIdentityCredential
+
+    if sign_in.managed_identity:
+        return ManagedIdentityCredential(client_id=sign_in.client_id or None)
+    return ClientSecretCredential(
+        sign_in.tenant_id,
+        sign_in.client_id,
+        sign_in.secret,
+        authority=sign_in.authority or CLOUDS[sign_in.cloud].authority,
+        disable_instance_discovery=bool(sign_in.authority),
+        connection_verify=sign_in.verify,
+        connection_timeout=timeout,
+        read_timeout=timeout,
+        retry_total=0,
+        raw_response_hook=lambda answer: statuses.append(answer.http_response.status_code),
+    )
+
+
+def _azure_error(exc: Exception, sign_in: SignIn, status: int | None) -> ServiceError:
+    """Make our error of azure-identity's."""
+    from azure.identity import CredentialUnavailableError
+
+    said = _first_line(exc, sign_in.secret)
+    if "CERTIFICATE_VERIFY_FAILED" in said:
+        return RefusedError(
+            "The certificate of Entra ID is not trusted: give the CA bundle's path in extra.verify"
+        )
+    if not isinstance(exc, CredentialUnavailableError) and _is_passing(exc, status):
+        return TransientError(f"Entra ID could not be reached ({said})", status=status)
+    return RefusedError(
+        f"Entra ID gave no token ({said}): look at login (client id), password (client secret) and "
+        "extra.tenant_id, or at the machine's managed identity",
+        status=status,
+    )
 
 
 def _is_passing(exc: Exception, status: int | None) -> bool:
@@ -246,7 +258,7 @@ def _is_passing(exc: Exception, status: int | None) -> bool:
     return cause is not None and (not isinstance(cause, ValueError) or isinstance(cause, JSONDecodeError))
 
 
-def _post_form(url: str, form: dict[str, str], sign_in: SignIn) -> tuple[str, float]:
+def _post_form(url: str, form: dict[str, str], sign_in: SignIn, time_left: float | None) -> tuple[str, float]:
     """Post a client-credentials form, and take token and lifetime from the answer.
 
     The session lives for this one request: tokens are fetched once an hour, by any thread.
@@ -257,6 +269,7 @@ def _post_form(url: str, form: dict[str, str], sign_in: SignIn) -> tuple[str, fl
             url,
             headers={"Content-Type": "application/x-www-form-urlencoded", "Accept": "application/json"},
             body=urlencode(form).encode(),
+            time_left=time_left,
         )
     host = urlsplit(url).netloc
     if answer.status in (408, 429) or answer.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
@@ -266,7 +279,7 @@ def _post_form(url: str, form: dict[str, str], sign_in: SignIn) -> tuple[str, fl
             status=answer.status,
         )
     if answer.status != HTTPStatus.OK:
-        reason = _oauth_error(answer).replace(sign_in.secret, "***")[:300]
+        reason = _without(sign_in.secret, _oauth_error(answer))[:300]
         raise RefusedError(
             f"The token end point {host} gave no token ({reason}): look at the connection's login and "
             "password, and at extra.token_url",
@@ -291,4 +304,11 @@ def _oauth_error(answer: Answer) -> str:
 
 def _first_line(exc: Exception, secret: str) -> str:
     line = (str(exc).splitlines() or [type(exc).__name__])[0]
-    return (line.replace(secret, "***") if secret else line)[:300]
+    return _without(secret, line)[:300]
+
+
+def _without(secret: str, text: str) -> str:
+    """Blank a secret that a service quotes, as it is or as the form encoded it."""
+    for form in {secret, quote_plus(secret), quote(secret, safe="")} - {""}:
+        text = text.replace(form, "***")
+    return text

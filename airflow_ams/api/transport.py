@@ -112,10 +112,10 @@ class Transport:
         def attempt() -> _T:
             left = None if policy.within is None else policy.within - (time.monotonic() - began)
             doubts = _doubted if create else nullcontext
-            token = self._tokens.token()
+            token = self._tokens.token(left)
             with doubts():
                 answer = self._follow(method, path, body, all_headers, token, left)
-            if answer.status == HTTPStatus.UNAUTHORIZED and (renewed := self._tokens.renewed(token)):
+            if answer.status == HTTPStatus.UNAUTHORIZED and (renewed := self._tokens.renewed(token, left)):
                 token = renewed
                 with doubts():
                     answer = self._follow(method, path, body, all_headers, token, left)
@@ -245,7 +245,7 @@ def _service_message(answer: Answer) -> tuple[str, str]:
     """Take code and text out of an error body in any of the services' JSON forms, or out of none of them."""
     try:
         document = json.loads(answer.body)
-    except ValueError:
+    except (RecursionError, ValueError):
         return "", ""
     error = document.get("error") or document.get("odata.error") if isinstance(document, dict) else None
     if not isinstance(error, dict):

@@ -85,6 +85,9 @@ class V2Service:
         rows = self._read(f"Jobs()?$filter=Id%20eq%20{_literal(job_id)}&$top=1", retries=retries)
         if not rows:
             raise JobNotFoundError(f"The service has no job {job_id}")
+        if str(rows[0]["Id"]).lower() != job_id.lower():
+            # As from a gateway that drops the query; another job's end must not be taken for this one's.
+            raise TransientError(f"The service answered with another job than {job_id}")
         return _job(rows[0])
 
     def with_tasks(self, job: Job, *, retries: Retries | None = None) -> Job:
@@ -368,10 +371,10 @@ def _job(row: Mapping[str, Any]) -> Job:
         name=str(row.get("Name") or ""),
         state=state,
         progress=100.0 if state is JobState.FINISHED else None,
-        created=parse_time(row.get("Created")),
-        modified=parse_time(row.get("LastModified")),
-        started=parse_time(row.get("StartTime")),
-        ended=parse_time(row.get("EndTime")),
+        created=_time(row.get("Created")),
+        modified=_time(row.get("LastModified")),
+        started=_time(row.get("StartTime")),
+        ended=_time(row.get("EndTime")),
         # Milliseconds, printed as 0, 0.0, 39605 or 39605.0.
         duration=_number(row.get("RunningDuration")) / 1000,
         priority=int(_number(row.get("Priority"))),
@@ -386,8 +389,8 @@ def _task(row: Mapping[str, Any], number: int) -> JobTask:
         name=name,
         state=_state(row.get("State")),
         progress=_number(row.get("Progress")),
-        started=parse_time(row.get("StartTime")),
-        ended=parse_time(row.get("EndTime")),
+        started=_time(row.get("StartTime")),
+        ended=_time(row.get("EndTime")),
         errors=tuple(
             JobError(code=str(e.get("Code") or "Unknown"), message=str(e.get("Message") or ""), task=name)
             for e in _collection(row.get("ErrorDetails"))
@@ -410,28 +413,34 @@ def _state(number: Any) -> JobState:
 
 
 def _number(value: Any) -> float:
-    """Read a number that may come as a text; null is 0."""
+    """Read a number that may come as a text; null, and what is no number, is 0: no wait hangs on it."""
     try:
         number = float(value or 0)
     except (OverflowError, TypeError, ValueError):
-        number = math.nan
-    if not math.isfinite(number):
-        raise TransientError(f"The service's answer holds {str(value)[:50]!r} where a number belongs")
-    return number
+        return 0.0
+    return number if math.isfinite(number) else 0.0
+
+
+def _time(value: Any) -> datetime | None:
+    """Read a time; what is none is as good as unset: how a job ended counts, not when."""
+    try:
+        return parse_time(value)
+    except ValueError:
+        return None
 
 
 def parse_time(text: Any) -> datetime | None:
     """Read a time of the service: ISO with 0 to 7 digits and any or no zone, or ``/Date(ms)/``; UTC.
 
     :returns: an aware time, or None for null and for the year 1, by which the service means "unset"
-    :raises TransientError: it is none of these
+    :raises ValueError: it is none of these
     """
     if text is None:
         return None
     try:
         moment = _moment(str(text))
     except (OverflowError, ValueError) as exc:
-        raise TransientError(f"The service's answer holds {str(text)[:50]!r} where a time belongs") from exc
+        raise ValueError(f"{str(text)[:50]!r} is no time of the service's") from exc
     return None if moment.year == 1 else moment
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import requests
 import urllib3
@@ -21,6 +22,7 @@ from requests.auth import AuthBase
 
 from airflow_ams import __version__
 from airflow_ams.api.errors import RefusedError, TransientError
+from airflow_ams.api.redirects import is_loopback
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -35,6 +37,7 @@ MAX_BODY = 16 * 1024 * 1024
 """Bytes of an answer that are read; a page of a thousand jobs is about half of one megabyte."""
 
 _CHUNK = 64 * 1024
+_NO_PROXIES = {"http": "", "https": "", "all": ""}
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ class Answer:
         """Decode the body as JSON; raise `TransientError` if it is not: gateways answer 200 with HTML."""
         try:
             return json.loads(self.body)
-        except ValueError as exc:
+        except (RecursionError, ValueError) as exc:
             kind = self.headers.get("Content-Type", "no content type")
             raise TransientError(
                 f"The service's answer is not JSON ({kind}, {len(self.body)} bytes)",
@@ -149,6 +152,8 @@ class Wire:
                 data=body,
                 timeout=(min(CONNECT_TIMEOUT, limit), limit),
                 verify=self._verify,
+                # What goes to this machine may go unencrypted, so it must not go by way of another.
+                proxies=_NO_PROXIES if is_loopback(urlsplit(url).hostname) else None,
                 allow_redirects=False,
                 stream=True,
             )
@@ -190,10 +195,6 @@ def _our_errors(url: str) -> Iterator[None]:
     host = urllib3.util.parse_url(url).netloc
     try:
         yield
-    except (requests.exceptions.InvalidHeader, UnicodeError) as exc:
-        raise RefusedError("extra.api_version holds characters that no HTTP header can carry") from exc
-    except requests.exceptions.InvalidProxyURL as exc:
-        raise RefusedError("The proxy in the environment has no valid URL") from exc
     except (requests.exceptions.SSLError, urllib3.exceptions.SSLError) as exc:
         if "CERTIFICATE_VERIFY_FAILED" in str(exc):
             raise RefusedError(
@@ -203,13 +204,21 @@ def _our_errors(url: str) -> Iterator[None]:
     except (requests.exceptions.ConnectionError, requests.exceptions.Timeout) as exc:
         raise NoAnswerError(f"No answer from {host}: {_root(exc)}", sent=_was_sent(exc)) from exc
     except (
-        urllib3.exceptions.HTTPError,
         requests.exceptions.ChunkedEncodingError,
         requests.exceptions.ContentDecodingError,
+        # The request's own headers were looked at before, so it is the answer's that make no sense.
+        requests.exceptions.InvalidHeader,
+        urllib3.exceptions.IncompleteRead,
+        urllib3.exceptions.HTTPError,
+        UnicodeError,
     ) as exc:
-        raise TransientError(f"The answer of {host} was cut off: {_root(exc)}") from exc
+        raise TransientError(f"The answer of {host} cannot be read: {_root(exc)}") from exc
     except (requests.exceptions.RequestException, ValueError) as exc:
-        raise RefusedError(f"No request can be made to {host}: {_root(exc)}") from exc
+        # Not the libraries' own texts: they would show the password of a proxy.
+        raise RefusedError(
+            f"No request can be made to {host} ({type(exc).__name__}): look at the address, and at the "
+            "proxies in the environment"
+        ) from None
     except OSError as exc:
         raise RefusedError(f"The request to {host} could not be made: {_root(exc)}") from exc
 

@@ -252,7 +252,7 @@ def _flag(extra: Mapping[str, Any], key: str) -> bool:
 
 def _positive(extra: Mapping[str, Any], key: str, default: float) -> float:
     try:
-        number = float(extra.get(key, default))
+        number = 0.0 if isinstance(extra.get(key), bool) else float(extra.get(key, default))
     except (TypeError, ValueError):
         number = 0.0
     if not 0 < number < float("inf"):

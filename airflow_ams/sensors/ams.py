@@ -102,6 +102,9 @@ class AmsJobSensor(BaseSensorOperator):
 
     def execute(self, context: Context) -> Any:
         """Wait for the job; return its document."""
+        if "ti" not in context:
+            # Outside a running task nobody would come back to a rescheduled wait.
+            self.mode = "poke"
         self._wait = _Wait(self._first_poll(context))
         with self.hook:
             return super().execute(context)
@@ -139,18 +142,18 @@ class AmsJobSensor(BaseSensorOperator):
         return self._judge(job, wait)
 
     def _read_job(self, wait: _Wait) -> Job:
-        from airflow_ams.api.transport import NO_RETRIES, Retries
+        from airflow_ams.api.transport import Retries
 
         service = self.hook.get_conn()
-        retries = Retries(within=self._time_left(wait))
-        job = service.get_job(str(self.job_id), retries=retries)
+        job = service.get_job(str(self.job_id), retries=Retries(within=self._time_left(wait)))
+        left = self._time_left(wait)
         try:
             if job.state is JobState.ERROR:
-                return service.with_tasks(job, retries=retries)
+                return service.with_tasks(job, retries=Retries(within=left))
             if job.state is JobState.PROCESSING:
-                return service.with_tasks(job, retries=NO_RETRIES)
+                return service.with_tasks(job, retries=Retries(tries=1, within=left))
             if job.state is JobState.FINISHED:
-                return service.with_outputs(job, retries=retries)
+                return service.with_outputs(job, retries=Retries(within=left))
         except ServiceError as exc:
             return self._without_details(job, exc)
         return job
@@ -174,6 +177,14 @@ class AmsJobSensor(BaseSensorOperator):
         if found.outcome is Outcome.SUCCEEDED:
             return PokeReturnValue(is_done=True, xcom_value=document(job))
         return PokeReturnValue(is_done=False)
+
+    def _get_next_poke_interval(self, *args: Any) -> float:
+        """Stay away for as long as the service asked; in poke mode `_poll` does, to keep to `timeout`."""
+        interval: float = super()._get_next_poke_interval(*args)
+        if self._wait is None or not self.reschedule:
+            return interval
+        quiet = self._wait.quiet_until - time.monotonic()
+        return max(interval, min(quiet, self._time_left(self._wait)))
 
     def _time_left(self, wait: _Wait) -> float:
         limits = [self.timeout - wait.age]

@@ -294,6 +294,14 @@ def test_plain_http_goes_through_the_environments_proxy(
     assert all(target.startswith("http://ams.internal/") for _, target in proxy.seen)
 
 
+def test_nothing_for_this_machine_goes_through_a_proxy(ams_emulator: Emulator, proxy: Any) -> None:
+    """Plain http is allowed to this machine, so it must not lead over another that the environment names."""
+    proxy.leads_to = urlsplit(ams_emulator.url).port
+    with AmsHook() as hook:
+        assert hook.test_connection()[0]
+    assert proxy.seen == []
+
+
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Make a private certificate authority, and a certificate of it for this machine."""

@@ -6,13 +6,15 @@ import logging
 import re
 import time
 from collections.abc import Callable
-from datetime import timedelta
+from contextlib import suppress
+from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from airflow.providers.common.compat.sdk import AirflowSensorTimeout, BaseSensorOperator
 
 from airflow_ams.exceptions import AmsJobFailed, AmsJobNotFound, AmsRefused
+from airflow_ams.sensors import ams as module
 from airflow_ams.sensors.ams import AmsJobSensor
 
 if TYPE_CHECKING:
@@ -283,3 +285,49 @@ def test_two_tries_begin_anew(ams_emulator: Emulator, wait: Callable[..., Any]) 
         with pytest.raises(AmsJobNotFound):
             wait(poll)
         assert len(ams_emulator.requests(r"^Jobs\(\)$")) >= 2
+
+
+def test_a_rescheduled_wait_stays_away_as_long_as_asked(
+    ams_emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`Retry-After` moves the next poke of reschedule mode, whose processes remember nothing, too."""
+    ams_emulator.inject({"when": {"path": "^Jobs"}, "then": {"status": 503, "retry_after": 600}})
+    poll = sensor(ams_emulator.submit_scripted(), mode="reschedule", timeout=3600)
+    poll._wait = module._Wait(datetime.now(timezone.utc))
+    assert not poll.poke({})
+    started, run_duration = datetime.now(timezone.utc), lambda: 0.0
+    assert poll._get_next_poke_interval(started, run_duration, 1) == pytest.approx(600, abs=30)
+    poll.timeout = 60
+    assert poll._get_next_poke_interval(started, run_duration, 1) == pytest.approx(60, abs=30)
+
+
+def test_reschedule_mode_waits_like_poke_mode_outside_a_task(ams_emulator: Emulator) -> None:
+    """`execute({})` returns the document in either mode: people test their DAGs so."""
+    job_id = ams_emulator.submit_scripted(states=[{"state": "Processing", "seconds": 0.3}, "Finished"])
+    assert sensor(job_id, mode="reschedule").execute({})["state"] == "Finished"
+
+
+@pytest.mark.parametrize("state", ["Processing", "Error", "Finished"])
+def test_every_read_of_a_poll_is_bounded(ams_emulator: Emulator, state: str) -> None:
+    """Tasks and outputs are read within the time that the wait has left, as the job is."""
+    poll = sensor(ams_emulator.submit_scripted(states=[state]), timeout=50)
+    service = poll.hook.get_conn()
+    policies = []
+
+    class Noted:
+        """Notes what each read may take, and passes it on."""
+
+        def __getattr__(self, name: str) -> Any:
+            def call(*args: Any, retries: Any) -> Any:
+                policies.append(retries.within)
+                return getattr(service, name)(*args, retries=retries)
+
+            return call
+
+    stand_in: Any = Noted()
+    poll.hook._service = stand_in
+    with suppress(AmsJobFailed):
+        poll.poke({})
+    service.close()
+    assert len(policies) == 2
+    assert all(0 < within <= 50 for within in policies)

@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -51,8 +53,10 @@ def _demo(environment: dict[str, str], *options: str) -> subprocess.CompletedPro
 
 def test_demo_encodes_and_reports(sandbox: dict[str, str], tmp_path: Path) -> None:
     """It ends in 0, names job, states and files, keeps the files where told, and leaves nothing else."""
-    output = tmp_path / "encoded"
-    result = _demo(sandbox, "--output", str(output))
+    output = tmp_path / "encoded [x]"
+    # A proxy must not come between the processes of one machine.
+    proxies = {"HTTP_PROXY": "http://127.0.0.1:9", "HTTPS_PROXY": "http://127.0.0.1:9"}
+    result = _demo({**sandbox, **proxies}, "--output", str(output))
     assert result.returncode == 0, result.stdout + result.stderr
     assert re.search(r"Job nb:jid:UUID:[0-9a-f-]{36}", result.stdout)
     assert re.search(r"\d\d:\d\d:\d\d  Processing\n(.*\n)*  \d\d:\d\d:\d\d  Finished", result.stdout)
@@ -78,24 +82,49 @@ def test_broken_input_ends_in_one(sandbox: dict[str, str], tmp_path: Path) -> No
     assert not list((tmp_path / "tmp").iterdir())
 
 
-@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
-def test_interrupt_leaves_nothing(sandbox: dict[str, str], tmp_path: Path, sign: signal.Signals) -> None:
-    """Ctrl-C, or a SIGTERM, while Airflow runs stops every process and removes every file."""
+@contextmanager
+def _demo_in_airflow(environment: dict[str, str], marker: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Start the demo, and yield it once Airflow runs in it."""
     with subprocess.Popen(
-        COMMAND, env=sandbox, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+        COMMAND, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
     ) as demo:
         try:
-            end = time.monotonic() + 60
-            while not any("airflow db migrate" in line for line in _processes(str(tmp_path))):
-                assert demo.poll() is None, demo.communicate()
-                assert time.monotonic() < end
-                time.sleep(0.2)
-            demo.send_signal(sign)
-            assert demo.wait(30) == 130
+            _wait_until(lambda: any("airflow db migrate" in line for line in _processes(marker)))
+            yield demo
         finally:
             demo.kill()
+
+
+def _wait_until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.2)
+
+
+@pytest.mark.parametrize(
+    "signs",
+    [[signal.SIGINT], [signal.SIGTERM], [signal.SIGHUP], [signal.SIGINT, signal.SIGINT]],
+    ids=["ctrl-c", "term", "terminal-closed", "ctrl-c-twice"],
+)
+def test_interrupt_leaves_nothing(
+    sandbox: dict[str, str], tmp_path: Path, signs: list[signal.Signals]
+) -> None:
+    """Whatever ends the demo while Airflow runs, every process is stopped and every file removed."""
+    with _demo_in_airflow(sandbox, str(tmp_path)) as demo:
+        for sign in signs:
+            demo.send_signal(sign)
+            time.sleep(0.05)
+        assert demo.wait(30) == 130
     assert not _processes(str(tmp_path))
     assert not list((tmp_path / "tmp").iterdir())
+
+
+def test_a_killed_demo_leaves_no_process(sandbox: dict[str, str], tmp_path: Path) -> None:
+    """When nothing can be cleaned up any more, Airflow and the media service end by themselves."""
+    with _demo_in_airflow(sandbox, str(tmp_path)) as demo:
+        demo.kill()
+    _wait_until(lambda: not _processes(str(tmp_path)))
 
 
 def test_missing_input_is_said_at_once(tmp_path: Path) -> None:

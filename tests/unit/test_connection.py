@@ -214,6 +214,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({**ACS, "extra": {"token_url": "sts.test"}}, r"extra\.token_url"),
     ({**ACS, "extra": {"timeout": "soon"}}, r"extra\.timeout"),
     ({**ACS, "extra": {"timeout": 0}}, r"extra\.timeout"),
+    ({**ACS, "extra": {"timeout": True}}, r"extra\.timeout"),
     ({**ACS, "extra": {"timeout": "nan"}}, r"extra\.timeout"),
     ({**ACS, "extra": {"timeout": [1]}}, r"extra\.timeout"),
     ({**ACS, "extra": {"verify": False}}, r"extra\.verify"),

@@ -33,6 +33,9 @@ JOB = Job(id=ID, name="Encode", state=JobState.PROCESSING)
 SIGNED = [
     f"https://a.blob.core.windows.net/asset-1/a.mp4?sv=2012-02-12&sr=c&se=2026-01-01&sig={SECRET}",
     f"https://a.blob.core.windows.net/c/a.mp4?sig={SECRET}&sv=2012",
+    f"https://a.test/?u=https%253A%252F%252Fb.test%253Fsig%253D{SECRET}",
+    f"BlobEndpoint=https://a.test/;SharedAccessSignature={SECRET}",
+    f"DefaultEndpointsProtocol=https;AccountName=a;AccountKey={SECRET};EndpointSuffix=core.windows.net",
     f"?SIG={SECRET}",
     f"?sv=1&Signature={SECRET}",
     f'{{"url": "https://a.test/c?sv=1\\u0026sig={SECRET}"}}',
@@ -108,6 +111,15 @@ def test_describe_says_percent_and_tasks() -> None:
 def test_describe_tells_an_unknown_state() -> None:
     """The service's own word for a state that we do not know is shown."""
     assert "the service says 9" in describe(replace(JOB, state=JobState.UNKNOWN, raw={"State": 9}))
+
+
+def test_a_name_forges_no_log_line() -> None:
+    """Whatever a job, or a task, is called, what is said of it is one line."""
+    task = JobTask("t", "task\nFAKE", JobState.PROCESSING)
+    job = Job("nb:jid:UUID:1", "clip\nFAKE ERROR", JobState.PROCESSING, tasks=(task,))
+    assert "\n" not in describe(job)
+    failed = replace(job, state=JobState.ERROR, errors=(JobError("E\n", "a\nb", "t\n"),))
+    assert "\n" not in verdict(failed).text
 
 
 @pytest.mark.parametrize("signed", SIGNED)

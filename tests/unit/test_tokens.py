@@ -30,7 +30,7 @@ def numbered(lifetime: float) -> tuple[CachedTokens, list[str]]:
     """Make a cache whose tokens are numbered, and the list of those fetched."""
     fetched: list[str] = []
 
-    def fetch() -> tuple[str, float]:
+    def fetch(time_left: float | None) -> tuple[str, float]:
         fetched.append(f"token-{len(fetched) + 1}")
         return fetched[-1], lifetime
 
@@ -100,7 +100,7 @@ class SlowFetch:
         self.release = threading.Event()
         self._outcome = outcome
 
-    def __call__(self) -> tuple[str, float]:
+    def __call__(self, time_left: float | None) -> tuple[str, float]:
         """Wait for the release, then do what was said."""
         self.calls += 1
         self.begun.set()
@@ -173,7 +173,7 @@ def test_a_failure_is_forgotten_with_the_next_token() -> None:
     """After a failed fetch the next caller fetches, and its token is kept."""
     outcomes: list[Any] = [TransientError("down"), ("token", 3600.0)]
 
-    def fetch() -> tuple[str, float]:
+    def fetch(time_left: float | None) -> tuple[str, float]:
         outcome = outcomes.pop(0)
         if isinstance(outcome, ServiceError):
             raise outcome
@@ -208,7 +208,11 @@ def test_equal_sign_ins_share_their_tokens() -> None:
 
 def test_no_repr_shows_a_secret() -> None:
     """Whatever is printed of a sign-in, a token or a cache, key and token are not in it."""
-    for thing in (SignIn("acs", "account", KEY), StaticToken(KEY), CachedTokens(lambda: (KEY, 1.0))):
+    for thing in (
+        SignIn("acs", "account", KEY),
+        StaticToken(KEY),
+        CachedTokens(lambda time_left: (KEY, 1.0)),
+    ):
         assert KEY not in repr(thing)
         assert KEY not in str(thing)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import traceback
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from email.utils import format_datetime
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 
 from airflow_ams.api import wire as module
 from airflow_ams.api.errors import RefusedError, ServiceError, TransientError, UncertainError
-from airflow_ams.api.tokens import StaticToken
+from airflow_ams.api.tokens import CachedTokens, StaticToken
 from airflow_ams.api.transport import NO_RETRIES, Retries, Transport
 from airflow_ams.api.wire import Answer
 from tests.unit.stub_wire import StubWire
@@ -54,13 +55,13 @@ class Tokens:
         self.failures = list(failures)
         self.count = 1
 
-    def token(self) -> str:
+    def token(self, time_left: float | None = None) -> str:
         """Return the current token."""
         if self.failures:
             raise self.failures.pop(0)
         return f"token-{self.count}"
 
-    def renewed(self, refused: str) -> str | None:
+    def renewed(self, refused: str, time_left: float | None = None) -> str | None:
         """Return the next token."""
         self.count += 1
         return self.token()
@@ -304,7 +305,8 @@ def test_no_secret_is_repeated_from_the_services_mouth() -> None:
         (requests.exceptions.SSLError("EOF occurred"), TransientError),
         (requests.exceptions.InvalidURL("x"), RefusedError),
         (requests.exceptions.InvalidProxyURL("x"), RefusedError),
-        (requests.exceptions.InvalidHeader("x"), RefusedError),
+        (requests.exceptions.InvalidHeader("x"), TransientError),
+        (UnicodeDecodeError("latin-1", b"", 0, 1, "x"), TransientError),
         (OSError("no CA bundle"), RefusedError),
     ],
 )
@@ -317,13 +319,38 @@ def test_every_error_below_becomes_one_of_ours(raised: Exception, kind: type[Ser
 @pytest.mark.parametrize("token", ["line\nbreak", "smörgås\u2026", "carriage\rreturn"])
 def test_a_token_that_no_header_can_carry_is_refused_unseen(token: str) -> None:
     """The message and its whole chain do not hold the token."""
-    import traceback
-
     with module.Wire() as wire, pytest.raises(RefusedError, match="characters") as caught:
         wire.exchange("GET", "http://127.0.0.1:9/api/", token=token)
     shown = "".join(traceback.format_exception(caught.value))
     assert token not in shown
     assert token[-6:] not in shown
+
+
+def test_a_proxys_password_is_not_shown() -> None:
+    """What the libraries say of a proxy's URL that they cannot read holds user and password."""
+    with pytest.raises(RefusedError) as caught, module._our_errors("https://media.windows.net/api/"):
+        raise requests.exceptions.InvalidURL("Failed to parse: 'user:PASSWORD' is not a valid host or port")
+    assert "PASSWORD" not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize("status", [200, 503])
+def test_json_that_nests_without_end_is_trouble(status: int) -> None:
+    """An answer that the JSON reader cannot hold counts as unusable, like one that is no JSON."""
+    with pytest.raises(TransientError):
+        talk(Wire(answer(status, b"[" * 200_000)), None, NO_RETRIES).send("GET", "J", Answer.document)
+
+
+def test_a_sign_in_is_told_what_time_is_left() -> None:
+    """`within` bounds the sign-in of a poll, too."""
+    told: list[float | None] = []
+
+    def fetch(time_left: float | None) -> tuple[str, float]:
+        told.append(time_left)
+        return "token", 3600.0
+
+    policy = Retries(tries=1, within=7)
+    talk(Wire(answer(body=1)), CachedTokens(fetch), policy).send("GET", "J", Answer.document)
+    assert told[0] == pytest.approx(7, abs=1)
 
 
 Make = Callable[[], ServiceError]

@@ -120,12 +120,29 @@ def test_any_instant_survives_being_written(moment: datetime, digits: int, zone:
 @example("/Date(99999999999999999999)/")
 @example("9999-12-31T23:59:59-11:00")
 @example("0000-01-01T00:00:00")
-def test_what_is_no_time_is_trouble_of_the_services(text: Any) -> None:
-    """Garbage where a time belongs is an answer that cannot be used, never a crash of another kind."""
+def test_what_is_no_time_is_told(text: Any) -> None:
+    """Garbage where a time belongs is a ValueError, never a crash of another kind or a naive time."""
     read = None
-    with suppress(TransientError):
+    with suppress(ValueError):
         read = parse_time(text)
     assert read is None or read.tzinfo is UTC
+
+
+@pytest.mark.parametrize("key", ["Created", "LastModified", "StartTime", "EndTime", "RunningDuration"])
+def test_no_wait_hangs_on_a_time_that_cannot_be_read(key: str) -> None:
+    """A job that has finished has finished, whatever the service says of when."""
+    service, _ = open_service(light({**FOUNDING, "State": 3, key: "yesterday"}))
+    assert service.get_job(ID).state is JobState.FINISHED
+
+
+def test_another_jobs_end_is_not_taken_for_this_ones() -> None:
+    """A gateway that drops the query answers with any job; that is trouble, not news."""
+    other = {**FOUNDING, "Id": ID.replace("f3c43f94", "00000000"), "State": 3}
+    service, _ = open_service(light(other))
+    with pytest.raises(TransientError, match="another job"):
+        service.get_job(ID)
+    service, _ = open_service(light({**FOUNDING, "Id": ID.upper()}))
+    assert service.get_job(ID).state is JobState.PROCESSING
 
 
 @pytest.mark.parametrize("shape", SHAPES)
