@@ -1,9 +1,13 @@
-"""The controls that tests use, under ``/_emulator/``; they answer callers on this machine only."""
+"""The controls that tests use, under ``/_emulator/``.
+
+They answer callers on this machine only, no web pages, and want the header ``X-AMS-Emulator``.
+"""
 
 from __future__ import annotations
 
 import ipaddress
 import json
+import re
 from typing import Any
 
 from starlette.applications import Starlette
@@ -17,6 +21,7 @@ from airflow_ams.emulator.faults import read_rules
 from airflow_ams.emulator.jobs import JobRequest, OutputRequest, TaskRequest
 from airflow_ams.emulator.records import SCRIPTED
 from airflow_ams.emulator.service import Service
+from airflow_ams.emulator.settings import CONTROL_HEADER
 
 
 def create_admin_app(service: Service) -> Starlette:
@@ -46,20 +51,20 @@ class Admin:
 
     async def health(self, request: Request) -> Response:
         """GET: version, accounts by name, and the clock."""
-        _local_only(request)
+        _check_caller(request)
         return JSONResponse(
             {"version": __version__, "accounts": list(self._service.settings.accounts), **self._time()}
         )
 
     async def faults(self, request: Request) -> Response:
         """PUT a list of fault rules in place of those in force; DELETE them."""
-        _local_only(request)
+        _check_control(request)
         self._service.faults.replace(read_rules(await _json(request)) if request.method == "PUT" else [])
         return Response(status_code=204)
 
     async def clock(self, request: Request) -> Response:
         """GET the time; POST ``{"advance": seconds}`` and ``{"frozen": true|false}``, or both."""
-        _local_only(request)
+        _check_control(request)
         if request.method == "POST":
             change = _keys(await _json(request), {"advance", "frozen"})
             seconds, frozen = change.get("advance", 0), change.get("frozen")
@@ -76,7 +81,7 @@ class Admin:
 
     async def requests(self, request: Request) -> Response:
         """GET the log of requests, oldest first; DELETE it."""
-        _local_only(request)
+        _check_control(request)
         if request.method == "DELETE":
             self._service.log.clear()
             return Response(status_code=204)
@@ -84,7 +89,7 @@ class Admin:
 
     async def jobs(self, request: Request) -> Response:
         """POST ``{"name": …, "script": {…}, "account": …}``: a scripted job without the ceremony."""
-        _local_only(request)
+        _check_control(request)
         document = _keys(await _json(request), {"name", "script", "account"})
         account = document.get("account", next(iter(self._service.settings.accounts)))
         if account not in self._service.settings.accounts:
@@ -96,7 +101,7 @@ class Admin:
 
     async def reset(self, request: Request) -> Response:
         """POST: jobs, assets, faults, log and clock as they were at the start."""
-        _local_only(request)
+        _check_control(request)
         await self._service.reset()
         return Response(status_code=204)
 
@@ -105,14 +110,34 @@ class Admin:
         return {"now": clock.now(), "frozen": clock.frozen_at is not None}
 
 
-def _local_only(request: Request) -> None:
-    host = request.client.host if request.client else ""
-    try:
-        local = ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        local = False
-    if not local:
+def _check_control(request: Request) -> None:
+    """Raise unless a request may change or read what tests see; health needs less, it is asked by hand."""
+    _check_caller(request)
+    # The controls have no token. A page of another site cannot send this header, not even by a form.
+    if CONTROL_HEADER not in request.headers:
+        raise NotAllowed(f"The controls of the emulator need the header {CONTROL_HEADER}, with any value.")
+
+
+def _check_caller(request: Request) -> None:
+    """Raise unless a request comes from this machine, and not from a web page that a browser on it shows."""
+    if not _is_loopback(request.client.host if request.client else ""):
         raise NotAllowed("The controls of the emulator answer callers on its own machine only.")
+    if "origin" in request.headers:
+        raise NotAllowed("The controls of the emulator do not answer web pages (there is an Origin header).")
+    # A name that was made to lead here (DNS rebinding) is still in Host.
+    host = request.headers.get("host", "")
+    name = host.rpartition(":")[0] if re.search(r":\d*$", host) else host
+    if name.lower() != "localhost" and not _is_loopback(name.removeprefix("[").removesuffix("]")):
+        raise NotAllowed(
+            f"The controls of the emulator answer as localhost, 127.0.0.1 or [::1], not as '{host}'."
+        )
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return False
 
 
 async def _json(request: Request) -> Any:

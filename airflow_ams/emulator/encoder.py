@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from airflow_ams.emulator import ffmpeg
+from airflow_ams.emulator.assets import check_file_name
+from airflow_ams.emulator.errors import InvalidRequest
 from airflow_ams.emulator.presets import (
     BadConfiguration,
     Ladder,
@@ -60,21 +62,22 @@ class Encoder:
             raise EncodeFailed(
                 "ErrorExecutingTaskUnsupportedFormat", f"{name}: the input has no video track to encode."
             )
+        # Not a path with the stem at its end: the stem of '..mp4' is a dot.
         base = Path(name).stem
         try:
             if isinstance(preset, Ladder):
-                return await _encode_ladder(preset, source, media, folder / base, on_progress)
-            return await _take_thumbnails(preset, source, media, folder / base, on_progress)
+                return await _encode_ladder(preset, source, media, folder, base, on_progress)
+            return await _take_thumbnails(preset, source, media, folder, base, on_progress)
         except ffmpeg.MediaError as error:
             raise EncodeFailed("ErrorExecutingTaskMalformedContent", f"{name}: {error}") from None
 
 
 async def _encode_ladder(
-    ladder: Ladder, source: Path, media: ffmpeg.Media, base: Path, on_progress: OnProgress
+    ladder: Ladder, source: Path, media: ffmpeg.Media, folder: Path, base: str, on_progress: OnProgress
 ) -> list[Path]:
     arguments, files = ffmpeg.input_arguments(source), []
     for rung in fit(ladder, media.width, media.height):
-        file = base.with_name(f"{base.name}_{rung.width}x{rung.height}_{rung.kbps}.mp4")
+        file = folder / f"{base}_{rung.width}x{rung.height}_{rung.kbps}.mp4"
         files.append(file)
         arguments += ["-map", "0:v:0", "-map", "0:a:0?", "-sn", "-dn"]
         arguments += ["-vf", f"scale={rung.width}:{rung.height},setsar=1,format=yuv420p"]
@@ -89,7 +92,7 @@ async def _encode_ladder(
 
 
 async def _take_thumbnails(
-    preset: Thumbnails, source: Path, media: ffmpeg.Media, base: Path, on_progress: OnProgress
+    preset: Thumbnails, source: Path, media: ffmpeg.Media, folder: Path, base: str, on_progress: OnProgress
 ) -> list[Path]:
     times = thumbnail_times(preset, media.duration or 0.0)
     files: list[Path] = []
@@ -98,7 +101,7 @@ async def _take_thumbnails(
         arguments = [*seek, *ffmpeg.input_arguments(source)]
         for layer in preset.layers:
             width, height = size_of(layer, media.width, media.height)
-            file = base.with_name(_picture_name(preset, base.name, index, width, height))
+            file = folder / _picture_name(preset, base, index, width, height)
             if file in files:
                 raise EncodeFailed(
                     "ErrorParsingConfiguration", f"FileName gives '{file.name}' to more than one picture."
@@ -143,4 +146,8 @@ def _picture_name(preset: Thumbnails, base: str, index: int, width: int, height:
     name = preset.file_name
     for macro, value in values.items():
         name = name.replace(macro, value)
-    return name
+    try:
+        return check_file_name(name)
+    except InvalidRequest as error:
+        # For instance too long, once the input's name is in it.
+        raise EncodeFailed("ErrorParsingConfiguration", f"FileName: {error}") from None

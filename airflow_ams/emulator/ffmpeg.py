@@ -18,8 +18,21 @@ _QUARTER_TURN = re.compile(r"rotation of -?(?:90|270)\.")
 # What ffmpeg puts before a reason: "[mov,mp4 @ 0x5581]" and the like.
 _ORIGIN = re.compile(r"^(?:\[[^\]]*\] *)*(?:Error opening input: )?")
 _NO_REASON = re.compile(r"misdetection possible|^Error opening input files?\b|^At least one output")
+# Formats whose files hold all their media themselves. Playlists (hls, dash, concat), image sequences and the
+# like name other files, which ffmpeg would read from anywhere on the machine.
+_FORMATS = (
+    "mov,mp4,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,flv,asf,mxf,gxf,ogg,nut,ivf,dv,gif,yuv4mpegpipe,"
+    "h263,h264,hevc,vvc,vc1,obu,wav,w64,mp3,aac,ac3,eac3,flac,aiff,caf"
+)
+_REFUSED = "Format not on whitelist"
+_REFUSED_REASON = (
+    "The file is a playlist, a picture or something else that does not hold the video itself; "
+    "formats that are taken are MP4, MOV, MKV, WebM, AVI, MPEG-TS and their like."
+)
 _GRACE = 2.0
 _SIGNALLED = 255
+# Keeps a colon in a path from being read as a protocol's.
+_FILE = "file:"
 _SHUTDOWN_SECONDS = 3.0
 
 
@@ -42,7 +55,7 @@ class Media:
 
 def input_arguments(path: Path) -> list[str]:
     """Return the arguments that make ffmpeg read *path*, and nothing that the file may point to."""
-    return ["-protocol_whitelist", "file", "-i", f"file:{path}"]
+    return ["-protocol_whitelist", "file", "-format_whitelist", _FORMATS, "-i", f"{_FILE}{path}"]
 
 
 async def probe(path: Path) -> Media:
@@ -50,7 +63,8 @@ async def probe(path: Path) -> Media:
 
     :raises MediaError: it is no media file.
     """
-    process = await _start(["-hide_banner", *input_arguments(path)])
+    arguments = input_arguments(path)
+    process = await _start(["-hide_banner", *arguments])
     try:
         _, stderr = await process.communicate()
     finally:
@@ -58,7 +72,7 @@ async def probe(path: Path) -> Media:
     await _sit_out_shutdown(process.returncode)
     text = stderr.decode("utf-8", "replace")
     if "Stream #" not in text:
-        raise MediaError(_reason(text, path))
+        raise MediaError(_reason(text, arguments))
     duration = _DURATION.search(text)
     seconds = None
     if duration:
@@ -107,7 +121,7 @@ async def run(
         await _stop(process)
     await _sit_out_shutdown(code)
     if code != 0:
-        raise MediaError(_reason(text, None))
+        raise MediaError(_reason(text, arguments))
 
 
 async def _start(arguments: Sequence[str]) -> asyncio.subprocess.Process:
@@ -144,9 +158,18 @@ async def _stop(process: asyncio.subprocess.Process) -> None:
         await process.wait()
 
 
-def _reason(text: str, path: Path | None) -> str:
-    """Return what says most among ffmpeg's complaints, in one line."""
+def _reason(text: str, arguments: Sequence[str]) -> str:
+    """Return what says most among ffmpeg's complaints, in one line, files without their folders.
+
+    :param text: what it said.
+    :param arguments: what it was started with.
+    """
+    if _REFUSED in text:
+        return _REFUSED_REASON
     lines = [_ORIGIN.sub("", line.strip()) for line in text.splitlines() if line.strip()]
     reasons = [line for line in lines if not _NO_REASON.search(line)][:2]
     reason = ": ".join(dict.fromkeys(reasons)) or "The file cannot be read as media."
-    return reason.replace(f"file:{path}", path.name).replace(str(path), path.name) if path else reason
+    for file in (argument for argument in arguments if argument.startswith(_FILE)):
+        path = Path(file.removeprefix(_FILE))
+        reason = reason.replace(file, path.name).replace(str(path), path.name)
+    return reason

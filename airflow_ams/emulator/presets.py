@@ -81,6 +81,8 @@ PRESETS: dict[str, Ladder] = {
 
 _TIME = re.compile(r"\d+(?:\.\d+)?%|\d\d:[0-5]\d:[0-5]\d(?:\.\d+)?")
 _SIZE = re.compile(r"[1-9]\d{0,4}|[1-9]\d?%|100%")
+# What no file name has, or must not have: control characters, halves of characters, ways to other folders.
+_BAD_NAME = re.compile(r"[\x00-\x1f\x7f/\\\ud800-\udfff]|\.\.")
 _MACROS = {"{Basename}", "{Index}", "{Extension}", "{Width}", "{Height}"}
 _PICTURES = {"PngImage": ("PngLayers", ".png"), "JpgImage": ("JpgLayers", ".jpg")}
 
@@ -171,7 +173,7 @@ def _read_layers(value: Any, key: str) -> tuple[Layer, ...]:
 def _read_file_name(value: Any) -> str:
     name = str(value)
     unknown = sorted(set(re.findall(r"\{\w*\}", name)) - _MACROS)
-    if not isinstance(value, str) or not name or "/" in name or "\\" in name or unknown:
+    if not isinstance(value, str) or not name or name == "." or _BAD_NAME.search(name) or unknown:
         raise BadConfiguration(
             f"FileName is a name with macros of {', '.join(sorted(_MACROS))}, not {value!r}."
         )

@@ -24,12 +24,15 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
+
+from airflow_ams.emulator.settings import CONTROL_HEADER
 
 if TYPE_CHECKING:
     from requests import Response
@@ -194,7 +197,14 @@ class Emulator:
         return text.decode().splitlines()
 
     def stop(self) -> None:
-        """Stop the child, kill what is left of its process group, and remove its temporary files."""
+        """Stop the child, kill what is left of its process group, and remove its temporary files.
+
+        Ctrl-C does not cut this short: it takes a few seconds at most, and nothing is to be left.
+        """
+        with _no_interrupt():
+            self._clean_up()
+
+    def _clean_up(self) -> None:
         process, self._process = self._process, None
         if process is not None:
             process.terminate()
@@ -300,7 +310,8 @@ class Emulator:
         self._admin("POST", "reset")
 
     def _admin(self, method: str, name: str, document: Any = None) -> Response:
-        return self._send(method, f"{self.url}_emulator/{name}", json=document)
+        url, headers = f"{self.url}_emulator/{name}", {CONTROL_HEADER: "handle"}
+        return self._send(method, url, json=document, headers=headers)
 
     def _api(self, method: str, path: str, document: Any = None) -> Response:
         if self._token is None:
@@ -341,6 +352,20 @@ class Emulator:
             text = f"{method} {where} failed ({response.status_code}): {response.text}"
             raise EmulatorFailed(text, response.status_code)
         return response
+
+
+@contextlib.contextmanager
+def _no_interrupt() -> Iterator[None]:
+    """Ignore SIGINT; in another thread than the main one, which alone gets it, do nothing."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        # None stands for a handler that was not set by Python, and that Python cannot set.
+        signal.signal(signal.SIGINT, signal.SIG_DFL if before is None else before)
 
 
 def _file_url(locator: Mapping[str, Any], name: str) -> str:

@@ -127,7 +127,9 @@ class Runner:
                 # For instance the output asset was deleted; the job must end all the same.
                 logger.exception("Task %s failed.", task.id)
                 failed, go_on = True, False
-                self._fail_task(task, "ErrorProcessingTask", str(error))
+                # The text of an OSError has a path of this machine in it.
+                reason = error.strerror if isinstance(error, OSError) else None
+                self._fail_task(task, "ErrorProcessingTask", reason or str(error))
         self._end(job, State.Error if failed else State.Finished)
 
     async def _encode(self, task: Task) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import logging
 import shlex
@@ -39,7 +40,7 @@ def run(settings: Settings, *, until_stdin_closes: bool = False) -> None:
 
     :param settings: what to serve.
     :param until_stdin_closes: also stop when standard input ends, that is, when a parent process has died.
-    :raises OSError: a port is taken.
+    :raises OSError: a port or the data folder is taken.
     :raises InvalidRequest: the file of fault rules is not good.
     """
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(message)s")
@@ -66,7 +67,7 @@ def run(settings: Settings, *, until_stdin_closes: bool = False) -> None:
             ssl_certfile=settings.ssl_certfile,
             ssl_keyfile=settings.ssl_keyfile,
         )
-        server = _Server(config, settings, until_stdin_closes=until_stdin_closes)
+        server = _Server(config, service.settings, until_stdin_closes=until_stdin_closes)
         # uvicorn stops on these and then raises them again for the handlers from before.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: None)
@@ -109,6 +110,12 @@ def _folder(settings: Settings, stack: ExitStack) -> Path:
         temporary = tempfile.TemporaryDirectory(prefix="airflow-ams-emulator-", ignore_cleanup_errors=True)
         return Path(stack.enter_context(temporary))
     settings.data.mkdir(parents=True, exist_ok=True)
+    # The lock goes when the process does, however it ends; the file stays.
+    lock = stack.enter_context((settings.data / "emulator.lock").open("w"))
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise OSError(f"Another emulator is running on the data folder {settings.data}.") from None
     return settings.data
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 from airflow_ams.emulator.assets import Assets
@@ -14,7 +15,7 @@ from airflow_ams.emulator.faults import Faults, read_fault_file
 from airflow_ams.emulator.jobs import JobRequest, Jobs
 from airflow_ams.emulator.records import Job
 from airflow_ams.emulator.runner import Runner
-from airflow_ams.emulator.settings import Settings
+from airflow_ams.emulator.settings import DEFAULT_ACCOUNT, Settings
 from airflow_ams.emulator.store import Store
 from airflow_ams.emulator.tokens import Tokens
 
@@ -22,17 +23,18 @@ from airflow_ams.emulator.tokens import Tokens
 class Service:
     """A media service: accounts, assets, jobs, and the clock that all of them follow.
 
-    :param settings: how it is set up.
+    :param settings: how it is set up; as an attribute, it always has an account.
     :param folder: where its files go; without ``--data`` a temporary folder, which the caller removes.
     """
 
     def __init__(self, settings: Settings, folder: Path) -> None:
-        self.settings = settings
         self.store = Store(":memory:" if settings.data is None else str(folder / "emulator.sqlite"))
         self._blobs = folder / "blobs"
         self._blobs.mkdir(exist_ok=True)
-        secret = self.store.fact("secret") or secrets.token_hex(32)
-        self.store.remember("secret", secret)
+        secret = self._kept("secret")
+        if not settings.accounts:
+            settings = replace(settings, accounts={DEFAULT_ACCOUNT: self._kept("key")})
+        self.settings = settings
         self.clock = Clock(**(self.store.fact("clock") or {}))
         self.tokens = Tokens(settings.accounts, secret, self.clock, settings.token_lifetime)
         self.assets = Assets(self.store, self._blobs, secret, self.clock)
@@ -43,6 +45,12 @@ class Service:
             self.faults.replace(read_fault_file(settings.faults))
         self.runner = Runner(self.store, self.assets, Encoder(), settings.units, self.clock)
         self._offer_media()
+
+    def _kept(self, name: str) -> str:
+        """Return the random text called *name*; it outlives a restart, and with it what was made from it."""
+        text: str = self.store.fact(name) or secrets.token_urlsafe(32)
+        self.store.remember(name, text)
+        return text
 
     def _offer_media(self) -> None:
         if self.settings.media is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,13 +10,15 @@ from pathlib import Path
 ACCOUNTS_VARIABLE = "AIRFLOW_AMS_EMULATOR_ACCOUNTS"
 DEFAULT_ACCOUNT = "emulator"
 DEFAULT_PORT = 8765
+# Requests to the controls under /_emulator/ carry it.
+CONTROL_HEADER = "X-AMS-Emulator"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """All options of the emulator, checked and complete.
 
-    :param accounts: account name to key; never empty.
+    :param accounts: account name to key; if empty, the service makes one with a random key.
     :param host: address to listen on.
     :param port: port to listen on; 0 picks a free one.
     :param front_port: port of the global front host that answers 301; 0 picks one, None has none.
@@ -51,7 +52,7 @@ class Settings:
 
 
 def read_accounts(flags: Iterable[str]) -> dict[str, str]:
-    """Return account names and keys from flags, else the environment, else one account with a random key.
+    """Return account names and keys from flags, else the environment; empty if neither has any.
 
     :param flags: each ``NAME:KEY``; when there is one, the environment is not looked at.
     :raises ValueError: an entry is not ``NAME:KEY``, or a name comes twice.
@@ -59,8 +60,6 @@ def read_accounts(flags: Iterable[str]) -> dict[str, str]:
     entries = list(flags)
     if not entries:
         entries = [entry for entry in os.environ.get(ACCOUNTS_VARIABLE, "").split(",") if entry.strip()]
-    if not entries:
-        return {DEFAULT_ACCOUNT: secrets.token_urlsafe(24)}
     accounts: dict[str, str] = {}
     for position, entry in enumerate(entries, start=1):
         name, _, key = entry.strip().partition(":")

@@ -181,6 +181,79 @@ def test_failures_have_reasons(
     assert "\n" not in detail["Message"]
 
 
+@pytest.mark.parametrize("name", ["a\0b.png", "..", "../x.png", "{Basename}" + 300 * "x" + ".png"])
+def test_bad_file_name_is_a_configuration_error(client: Client, clips: Path, name: str) -> None:
+    """A FileName that is none fails the task by name: no traceback, no path of this machine."""
+    codec = {"Type": "PngImage", "Start": "0%"}
+    configuration = json.dumps({"Version": 1.0, "Codecs": [codec], "Outputs": [{"FileName": name}]})
+    asset = client.ams.upload(clips / "clip.mp4")
+    state, (failed,) = finish(client, submit(client, asset, configuration))
+    (detail,) = failed["ErrorDetails"]
+    assert (state, detail["Code"]) == (4, "ErrorParsingConfiguration")
+    assert detail["Message"].startswith("FileName")
+    assert "asset-" not in detail["Message"]
+    assert "Traceback" not in client.ams.stderr()
+
+
+def test_reasons_have_no_paths(client: Client, clips: Path) -> None:
+    """What ffmpeg says of an output that it cannot write is told without the folder."""
+    configuration = thumbnails("Png", Start="0%").replace("{Extension}", "")
+    asset = client.ams.upload(clips / "clip.mp4")
+    _, (failed,) = finish(client, submit(client, asset, configuration))
+    (detail,) = failed["ErrorDetails"]
+    assert "clip_000001" in detail["Message"]
+    assert "/" not in detail["Message"]
+
+
+def test_input_named_like_a_folder(client: Client, clips: Path, tmp_path: Path) -> None:
+    """Dots in the input's name do not lead the outputs out of their folder."""
+    job = submit(client, client.ams.upload(link(clips / "clip.mp4", tmp_path / "..mp4")), SINGLE)
+    assert finish(client, job)[0] == 3
+    (file,) = client.ams.download_outputs(job, tmp_path / "out")
+    assert file.name == "._640x360_4500.mp4"
+
+
+def link(source: Path, target: Path) -> Path:
+    """Make *target* another name of *source*."""
+    target.symlink_to(source)
+    return target
+
+
+def test_usual_containers_are_taken(client: Client, clips: Path, tmp_path: Path) -> None:
+    """What people upload is encoded, in whatever container."""
+    jobs = {}
+    for extension in ("mp4", "mov", "mkv", "webm", "ts", "avi", "mpg", "flv", "wmv", "ogv", "m2v", "h264"):
+        path = tmp_path / f"clip.{extension}"
+        ffmpeg("-i", clips / "clip.mp4", "-s", "160x90", "-ar", "48000", path)
+        jobs[extension] = submit(client, client.ams.upload(path), SINGLE)
+    assert {kind: finish(client, job)[0] for kind, job in jobs.items()} == dict.fromkeys(jobs, 3)
+
+
+PLAYLISTS = {
+    "hls.m3u8": "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{path}\n#EXT-X-ENDLIST\n",
+    "url.m3u8": "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nfile://{path}\n#EXT-X-ENDLIST\n",
+    "list.ffconcat": "ffconcat version 1.0\nfile 'other.ts'\n",
+    "concat.mp4": "ffconcat version 1.0\nfile 'other.ts'\n",
+    "dash.mpd": '<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static" '
+    'mediaPresentationDuration="PT1S" profiles="urn:mpeg:dash:profile:isoff-on-demand:2011"><Period>'
+    '<AdaptationSet mimeType="video/mp4"><Representation id="1" bandwidth="1"><BaseURL>file://{path}'
+    "</BaseURL></Representation></AdaptationSet></Period></MPD>",
+}
+
+
+@pytest.mark.parametrize("name", sorted(PLAYLISTS))
+def test_playlists_are_refused(client: Client, clips: Path, tmp_path: Path, name: str) -> None:
+    """An uploaded file cannot have others of this machine encoded."""
+    other = tmp_path / "other.ts"
+    ffmpeg("-i", clips / "clip.mp4", other)
+    (tmp_path / name).write_text(PLAYLISTS[name].replace("{path}", str(other)))
+    state, (failed,) = finish(client, submit(client, client.ams.upload(tmp_path / name), SINGLE))
+    (detail,) = failed["ErrorDetails"]
+    assert (state, detail["Code"]) == (4, "ErrorDownloadingInputAssetMalformedContent")
+    assert detail["Message"].startswith(f"{name}: The file is a playlist, a picture or something else")
+    assert "\n" not in detail["Message"]
+
+
 @pytest.mark.parametrize(("options", "last"), [(0, 5), (4, 3)])
 def test_other_tasks_after_a_failure(client: Client, clips: Path, options: int, last: int) -> None:
     """The tasks after a failed one are canceled, unless its Options say not to."""

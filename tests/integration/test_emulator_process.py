@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import shlex
@@ -10,7 +11,9 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import psutil
@@ -147,6 +150,67 @@ def test_command_prints_the_connection_and_stops_on_signals(tmp_path: Path, numb
     assert list(tmp_path.iterdir()) == []
 
 
+def announced(process: subprocess.Popen[str]) -> dict[str, Any]:
+    """Return the connection that the command prints."""
+    line = process.stdout.readline() if process.stdout else ""
+    connection: dict[str, Any] = json.loads(shlex.split(line.partition("=")[2])[0])
+    return connection
+
+
+def test_generated_key_survives_a_restart(tmp_path: Path) -> None:
+    """Without ``--account`` the key is random, and the same after a restart on the same folder."""
+    keys = []
+    for folder in (tmp_path / "a", tmp_path / "a", tmp_path / "b"):
+        process = start("--port", "0", "--data", str(folder), AIRFLOW_AMS_EMULATOR_ACCOUNTS="")
+        try:
+            connection = announced(process)
+            keys.append(connection["password"])
+            form = {"grant_type": "client_credentials", "client_secret": keys[-1]}
+            form["client_id"] = connection["login"]
+            assert requests.post(connection["extra"]["token_url"], data=form, timeout=30).status_code == 200
+        finally:
+            process.terminate()
+            process.communicate(timeout=20)
+    assert keys[0] == keys[1] != keys[2]
+
+
+def test_data_folder_is_for_one(tmp_path: Path) -> None:
+    """A second emulator on a data folder ends at once with one line; when the first has gone, it starts."""
+    with Emulator(data=tmp_path):
+        done = run("--port", "0", "--data", str(tmp_path))
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr == f"Error: Another emulator is running on the data folder {tmp_path}.\n"
+    with Emulator(data=tmp_path):
+        pass
+
+
+@pytest.mark.parametrize("in_thread", [False, True])
+def test_interrupt_does_not_cut_the_end_short(monkeypatch: pytest.MonkeyPatch, in_thread: bool) -> None:
+    """A Ctrl-C while it stops leaves nothing behind, and the handler from before is there again."""
+    handler = signal.getsignal(signal.SIGINT)
+    ams = Emulator()
+    ams.start()
+    scratch, process = ams._scratch, psutil.Process(ams.pid)
+    terminate = subprocess.Popen.terminate
+
+    def interrupted(child: subprocess.Popen[bytes]) -> None:
+        if not in_thread:
+            signal.raise_signal(signal.SIGINT)
+        terminate(child)
+
+    monkeypatch.setattr(subprocess.Popen, "terminate", interrupted)
+    if in_thread:
+        thread = threading.Thread(target=ams.stop)
+        thread.start()
+        thread.join()
+    else:
+        with contextlib.suppress(KeyboardInterrupt):
+            ams.stop()
+    assert not scratch.exists()
+    assert not process.is_running()
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
 def test_child_ends_with_its_parent() -> None:
     """A child whose parent dies without a word ends by itself."""
     script = (
@@ -233,7 +297,7 @@ def test_plugin_imports_only_pytest() -> None:
 
 
 async def health_for(host: str, folder: Path) -> int:
-    """Return the status that the controls answer to a caller at *host*."""
+    """Return the status that the controls answer to a caller at the address *host*."""
     service = Service(Settings(accounts={"a": "b"}), folder)
     sent: list[Message] = []
 
@@ -243,9 +307,10 @@ async def health_for(host: str, folder: Path) -> int:
     async def send(message: Message) -> None:
         sent.append(message)
 
-    scope = {"type": "http", "method": "GET", "path": "/health", "headers": [], "query_string": b""}
+    scope: dict[str, Any] = {"type": "http", "method": "GET", "path": "/health", "query_string": b""}
+    scope |= {"headers": [(b"host", b"127.0.0.1:8765")], "client": (host, 5000)}
     try:
-        await create_admin_app(service)({**scope, "client": (host, 5000)}, receive, send)
+        await create_admin_app(service)(scope, receive, send)
     finally:
         await service.close()
     status: int = sent[0]["status"]
@@ -258,3 +323,39 @@ async def health_for(host: str, folder: Path) -> int:
 def test_only_this_machine_controls(tmp_path: Path, host: str, status: int) -> None:
     """The controls answer callers on loopback, whatever the address that is listened on."""
     assert asyncio.run(health_for(host, tmp_path)) == status
+
+
+@pytest.mark.parametrize(
+    ("headers", "what"),
+    [
+        ({"X-AMS-Emulator": None}, "X-AMS-Emulator"),
+        ({"Host": "attacker.example:{port}"}, "attacker.example"),
+        ({"Host": "localhost.attacker.example"}, "attacker.example"),
+        ({"Host": "127.0.0.1.attacker.example:{port}"}, "attacker.example"),
+        ({"Host": "192.0.2.7"}, "192.0.2.7"),
+        ({"Host": ""}, "localhost"),
+        ({"Origin": "http://attacker.example"}, "Origin"),
+        ({"Origin": "null"}, "Origin"),
+    ],
+)
+def test_web_pages_do_not_control(ams_emulator: Emulator, headers: dict[str, str | None], what: str) -> None:
+    """A web page can neither send what the controls want, nor reach them by a name of its own."""
+    port = str(urlsplit(ams_emulator.url).port)
+    job = ams_emulator.submit_scripted()
+    sent = {"X-AMS-Emulator": "x", **headers}
+    sent = {name: value and value.format(port=port) for name, value in sent.items()}
+    for verb, name in (("POST", "reset"), ("GET", "requests"), ("PUT", "faults"), ("GET", "health")):
+        if name == "health" and sent["X-AMS-Emulator"] is None:
+            continue
+        answer = requests.request(verb, f"{ams_emulator.url}_emulator/{name}", headers=sent, timeout=30)
+        assert answer.status_code == 403
+        assert what in answer.json()["error"]
+    assert Client(ams_emulator).get(f"Jobs('{job}')").status_code == 200
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:{port}", "127.0.0.1", "[::1]:{port}", "[::1]"])
+def test_health_answers_to_every_name_of_this_machine(ams_emulator: Emulator, host: str) -> None:
+    """Health needs no header of its own, so that it can be asked by hand."""
+    headers = {"Host": host.format(port=urlsplit(ams_emulator.url).port)}
+    answer = requests.get(f"{ams_emulator.url}_emulator/health", headers=headers, timeout=30)
+    assert (answer.status_code, answer.json()["version"]) == (200, __version__)

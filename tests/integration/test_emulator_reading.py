@@ -13,6 +13,8 @@ import requests
 from airflow_ams.emulator.process import Emulator
 from tests.integration.client import UNKNOWN_JOB, VERBOSE, Client
 
+CONTROL = {"X-AMS-Emulator": "test"}
+
 
 @pytest.fixture
 def client(ams_emulator: Emulator) -> Client:
@@ -137,7 +139,9 @@ def test_a_page_has_a_thousand(client: Client) -> None:
     """A list stops at 1000 entities even when more are asked for; the rest comes by ``$skip``."""
     with requests.Session() as session:
         for _ in range(1003):
-            session.post(f"{client.ams.url}_emulator/jobs", json={}, timeout=30).raise_for_status()
+            session.post(
+                f"{client.ams.url}_emulator/jobs", json={}, headers=CONTROL, timeout=30
+            ).raise_for_status()
     assert len(client.value("Jobs?$top=5000")) == 1000
     assert len(client.value("Jobs?$top=5000&$skip=1000")) == 3
 
@@ -155,7 +159,13 @@ def test_a_page_has_a_thousand(client: Client) -> None:
         ("CancelJob", 400),
         ("Jobs?$expand=Tasks", 400),
         ("Jobs?$filter=Nonsense eq 1", 400),
-        ("Nonsense", 404),
+        ("Nonsense", 501),
+        ("Nonsense('x')/More/Still", 501),
+        ("Nonsense(5)", 501),
+        ("RebindContentKey(id='x',x509Certificate='y')", 501),
+        ("My.Function", 501),
+        ("jobs", 501),
+        ("Jobs('x')/$links/Tasks", 501),
         ("$metadata", 501),
         ("$batch", 501),
         ("NotificationEndPoints", 501),
@@ -172,7 +182,31 @@ def test_what_is_not_there(client: Client, path: str, status: int) -> None:
         error = light.json()["odata.error"]
         assert verbose.json()["error"] == error
         assert (error["code"], error["message"]["lang"]) == ("", "en-US")
-        assert status != 501 or path in error["message"]["value"]
+        name = "$links" if "$links" in path else re.split(r"[(/]", path)[0]
+        assert status != 501 or error["message"]["value"].startswith(f"{name} is not")
+
+
+@pytest.mark.parametrize(
+    ("accept", "status"),
+    [
+        ("application/atom+xml", 501),
+        ("application/atom+xml;type=feed, application/xml", 501),
+        ("application/atomsvc+xml", 501),
+        ("application/json, application/atom+xml", 200),
+        ("Application/Atom+XML,application/json;odata=verbose", 200),
+        ("application/atom+xml, */*;q=0.1", 200),
+        ("*/*", 200),
+        (None, 200),
+    ],
+)
+def test_atom_is_not_there(client: Client, accept: str | None, status: int) -> None:
+    """A client that takes only Atom is told so, by its name; all others get JSON."""
+    answer = client.get("Jobs", headers={"Accept": accept})
+    assert (answer.status_code, "Atom" in answer.text) == (status, status == 501)
+    assert answer.headers["Content-Type"].startswith("application/json")
+    body = {"data": "<entry/>", "headers": {"Content-Type": "application/atom+xml"}}
+    posted = client.send("POST", "Assets", **body)
+    assert (posted.status_code, "Atom" in posted.text) == (501, True)
 
 
 def test_service_document_lists_the_sets(client: Client) -> None:
@@ -204,6 +238,9 @@ def test_bounds_of_scripts(client: Client) -> None:
     assert client.get(f"Jobs('{late}')").status_code == 404
     assert client.value(f"Jobs?$filter=Id eq '{late}'") == []
     refused = requests.post(
-        f"{client.ams.url}_emulator/jobs", json={"script": {"states": ["Done"]}}, timeout=30
+        f"{client.ams.url}_emulator/jobs",
+        json={"script": {"states": ["Done"]}},
+        headers=CONTROL,
+        timeout=30,
     )
     assert (refused.status_code, "Done" in refused.json()["error"]) == (400, True)

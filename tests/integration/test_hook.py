@@ -162,6 +162,7 @@ def test_jobs_are_listed_by_state_and_time(ams_emulator: Emulator, hook: AmsHook
 def test_listing_goes_past_a_thousand(ams_emulator: Emulator, hook: AmsHook) -> None:
     """The service gives a thousand rows at most; all jobs come, each once, in two requests."""
     session = requests.Session()
+    session.headers["X-AMS-Emulator"] = "test"
     with session, ThreadPoolExecutor(4) as pool:
         made = pool.map(
             lambda _: session.post(f"{ams_emulator.url}_emulator/jobs", json={"name": "many", "script": {}}),

@@ -55,13 +55,12 @@ def test_tokens_expire_and_cannot_be_changed(kind: str) -> None:
 
 
 def test_accounts_come_from_flags_then_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Flags win over the environment; with neither there is one account with a random key."""
+    """Flags win over the environment; with neither the service makes one with a random key."""
     monkeypatch.setenv(ACCOUNTS_VARIABLE, "x:1, y:k:2")
     assert read_accounts(["a:b"]) == {"a": "b"}
     assert read_accounts([]) == {"x": "1", "y": "k:2"}
     monkeypatch.delenv(ACCOUNTS_VARIABLE)
-    assert list(read_accounts([])) == ["emulator"]
-    assert read_accounts([]) != read_accounts([])
+    assert read_accounts([]) == {}
 
 
 @pytest.mark.parametrize("flags", [["secretkey"], ["a:"], [":b"], ["a:b", "a:c"]])

@@ -98,6 +98,19 @@ def test_other_configurations_are_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "name",
+    ["a\0b.png", "..", ".", "../x.png", "a/../x.png", "/x.png", "a\\b.png", "a\nb.png", "\ud800.png", ""],
+)
+def test_file_name_that_is_none(name: str) -> None:
+    """A FileName that no file can have, or that leads elsewhere, is refused by its name in one line."""
+    codecs = [{"Type": "PngImage", "Start": "0%"}]
+    text = json.dumps({"Version": 1.0, "Codecs": codecs, "Outputs": [{"FileName": name}]})
+    with pytest.raises(BadConfiguration, match=r"^FileName") as error:
+        read_configuration(text)
+    assert str(error.value).isprintable()
+
+
+@pytest.mark.parametrize(
     ("layer", "expected"),
     [
         (Layer("100%", "100%"), (640, 360)),

@@ -124,6 +124,8 @@ def test_paths(path: str, expected: ResourcePath) -> None:
         ("Jobs('a')/Tasks('b')", NotFound),
         ("$batch", NotOffered),
         ("ContentKeys", NotOffered),
+        ("Assets('a')/ContentKeys", NotOffered),
+        ("Nonsense(5)", NotOffered),
         ("Jobs('a')/State/$value", NotOffered),
     ],
 )

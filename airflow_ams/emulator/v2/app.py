@@ -34,6 +34,9 @@ STATUSES: dict[type[EmulatorError], int] = {
     NotOffered: 501,
 }
 _METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "MERGE", "DELETE"]
+# Entities, and the service document (atomsvc).
+_ATOM = "application/atom"
+_WRITTEN = {"application/json", "application/*", "*/*"}
 _VERSION = re.compile(r"2\.(?:\d|1\d)")
 
 
@@ -45,6 +48,7 @@ def create_v2_app(service: Service) -> Starlette:
         exchange = exchange_of(request.scope)
         check_version(request)
         exchange.account = service.tokens.account_of(request.headers.get("authorization"))
+        check_form(request)
         call = Call(
             account=exchange.account,
             method=_method(request),
@@ -75,6 +79,16 @@ def check_version(request: Request) -> None:
         raise InvalidRequest("The x-ms-version header is missing.")
     if not _VERSION.fullmatch(version):
         raise InvalidRequest(f"The version '{version}' is not supported; use 2.0 to 2.19.")
+
+
+def check_form(request: Request) -> None:
+    """Raise if a request is written in Atom, or accepts Atom and nothing that the emulator writes."""
+    accepted = [
+        part.partition(";")[0].strip() for part in request.headers.get("accept", "").lower().split(",")
+    ]
+    atom = any(form.startswith(_ATOM) for form in accepted) and not _WRITTEN.intersection(accepted)
+    if atom or request.headers.get("content-type", "").lower().startswith(_ATOM):
+        raise NotOffered("Atom (application/atom+xml)")
 
 
 def writer_for(request: Request) -> Writer:

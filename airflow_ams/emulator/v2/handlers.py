@@ -25,6 +25,7 @@ from airflow_ams.emulator.v2.edm import (
     Entity,
     EntityType,
 )
+from airflow_ams.emulator.v2.paths import CANCEL_JOB, CREATE_FILE_INFOS
 from airflow_ams.emulator.v2.query import read_query
 from airflow_ams.emulator.v2.reading import Reading
 from airflow_ams.emulator.v2.submission import read_job
@@ -60,8 +61,8 @@ class Handlers:
             LOCATOR.set: self._delete_locator,
         }
         self._functions: dict[str, Callable[[Call], Answer]] = {
-            "CancelJob": self._cancel_job,
-            "CreateFileInfos": self._create_file_infos,
+            CANCEL_JOB: self._cancel_job,
+            CREATE_FILE_INFOS: self._create_file_infos,
         }
 
     def answer(self, call: Call) -> Answer:
@@ -72,9 +73,7 @@ class Handlers:
         if path.set == "":
             self._only_get(call, "the service document")
             return Answer(200, call.writer.service_document())
-        kind = TYPES.get(path.set)
-        if kind is None:
-            raise NotFound(f"Resource not found for the segment '{path.set}'.")
+        kind = TYPES[path.set]
         if path.key is not None and path.member is None:
             return self._on_entity(call, kind, canonical_id(path.key, kind.kind))
         if path.key is None and path.member is None and call.method == "POST":

@@ -6,38 +6,25 @@ import re
 from dataclasses import dataclass
 
 from airflow_ams.emulator.errors import InvalidRequest, NotFound, NotOffered
+from airflow_ams.emulator.v2.edm import TYPES
 
-_SEGMENT = re.compile(r"(?P<name>[$\w]+)(?:\((?P<key>.*)\))?")
+_SEGMENT = re.compile(r"(?P<name>[$.\w]+)(?:\((?P<key>.*)\))?")
 _KEY = re.compile(r"'((?:[^']|'')*)'")
 
-# What the service had and the emulator has not.
+CANCEL_JOB, CREATE_FILE_INFOS = "CancelJob", "CreateFileInfos"
+# What a path can begin with; anything else is left out, whether or not the service had it.
+_OFFERED = {*TYPES, CANCEL_JOB, CREATE_FILE_INFOS}
+# What the service had further on in a path and the emulator has not.
 _NOT_OFFERED = {
-    "ContentKeys",
-    "ContentKeyAuthorizationPolicyOptions",
-    "ContentKeyAuthorizationPolicies",
-    "AssetDeliveryPolicies",
-    "IngestManifestFiles",
-    "IngestManifestAssets",
-    "IngestManifests",
-    "StorageAccounts",
-    "NotificationEndPoints",
-    "TaskTemplates",
-    "JobTemplates",
-    "EncodingReservedUnitTypes",
-    "Operations",
-    "StreamingEndpoints",
-    "Channels",
-    "Programs",
-    "$batch",
-    "$metadata",
     "$links",
     "$value",
-    "ParentAssets",
-    "DeliveryPolicies",
     "AssetFilters",
+    "ContentKeys",
+    "DeliveryPolicies",
+    "JobTemplate",
+    "ParentAssets",
     "StorageAccount",
     "TaskTemplate",
-    "JobTemplate",
 }
 
 
@@ -59,10 +46,11 @@ def read_path(path: str) -> ResourcePath:
     """
     # An entity's key may hold a slash; nothing else between quotes matters here.
     segments = [part for part in re.findall(r"(?:[^/']|'(?:[^']|'')*')+|'", path) if part]
-    parsed = [_segment(segment) for segment in segments]
-    for name, _ in parsed:
-        if name in _NOT_OFFERED:
+    split = [_split(segment) for segment in segments]
+    for position, (name, _) in enumerate(split):
+        if name in _NOT_OFFERED or (position == 0 and name not in _OFFERED):
             raise NotOffered(name)
+    parsed = [(name, _read_key(name, key)) for name, key in split]
     if not parsed:
         return ResourcePath("")
     if len(parsed) > 2 or (len(parsed) == 2 and parsed[1][1] is not None):
@@ -71,13 +59,17 @@ def read_path(path: str) -> ResourcePath:
     return ResourcePath(name, key, parsed[1][0] if len(parsed) == 2 else None)
 
 
-def _segment(text: str) -> tuple[str, str | None]:
+def _split(text: str) -> tuple[str, str | None]:
     match = _SEGMENT.fullmatch(text.strip())
     if match is None:
         raise InvalidRequest(f"Bad Request - Error in query syntax: '{text}'.")
-    if not match["key"]:
-        return match["name"], None
-    key = _KEY.fullmatch(match["key"].strip())
+    return match["name"], match["key"]
+
+
+def _read_key(name: str, text: str | None) -> str | None:
+    if not text:
+        return None
+    key = _KEY.fullmatch(text.strip())
     if key is None:
-        raise InvalidRequest(f"Bad Request - Error in query syntax: '{text}' has no quoted key.")
-    return match["name"], key[1].replace("''", "'")
+        raise InvalidRequest(f"Bad Request - Error in query syntax: '{name}({text})' has no quoted key.")
+    return key[1].replace("''", "'")
