@@ -131,12 +131,9 @@ def demo(clip: Path | None, output: Path | None, time_limit: float) -> None:
         click.echo("The demo is an extra: pip install 'airflow-ams[demo]'", err=True)
         sys.exit(2)
     try:
-        from airflow_ams.demo import DemoError, run_demo
+        from airflow_ams.demo import run_demo
 
-        try:
-            sys.exit(run_demo(clip, output, time_limit))
-        except DemoError as error:
-            raise click.ClickException(str(error)) from None
+        sys.exit(run_demo(clip, output, time_limit))
     except KeyboardInterrupt:
         click.echo("Stopped.", err=True)
         sys.exit(130)

@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import click
 import imageio_ffmpeg
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
@@ -47,7 +48,7 @@ _LOOK_EVERY = 0.5
 _DOWNSTREAM = "list_outputs"
 
 
-class DemoError(Exception):
+class DemoError(click.ClickException):
     """Raised when the demo could not come to its end; the message says why."""
 
 

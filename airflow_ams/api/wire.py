@@ -208,7 +208,6 @@ def _our_errors(url: str) -> Iterator[None]:
         requests.exceptions.ContentDecodingError,
         # The request's own headers were looked at before, so it is the answer's that make no sense.
         requests.exceptions.InvalidHeader,
-        urllib3.exceptions.IncompleteRead,
         urllib3.exceptions.HTTPError,
         UnicodeError,
     ) as exc:

@@ -271,17 +271,18 @@ def test_command_says_what_it_is() -> None:
     assert "--token-lifetime" in run("--help").stdout
 
 
-def test_missing_extra_is_one_line() -> None:
+@pytest.mark.parametrize("name", ["emulator", "demo"])
+def test_missing_extra_is_one_line(name: str) -> None:
     """Without the extra the command prints how to install it, and exits with 2."""
     code = (
         "import sys, importlib.util as u; real = u.find_spec\n"
         "u.find_spec = lambda name, *a: None if name == 'uvicorn' else real(name, *a)\n"
-        "sys.argv = ['airflow-ams', 'emulator']\nfrom airflow_ams.cli import main; main()"
+        f"sys.argv = ['airflow-ams', '{name}']\nfrom airflow_ams.cli import main; main()"
     )
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     assert done.returncode == 2
-    assert done.stderr == "The emulator is an extra: pip install 'airflow-ams[emulator]'\n"
+    assert done.stderr == f"The {name} is an extra: pip install 'airflow-ams[{name}]'\n"
 
 
 def test_plugin_imports_only_pytest() -> None:

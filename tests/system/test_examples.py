@@ -58,3 +58,10 @@ def test_examples_parse(airflow: Airflow) -> None:
     assert "example_ams_wait" in listed
     assert "example_ams_encode" in listed
     assert "No data found" in airflow.run("dags", "list-import-errors").stdout
+
+
+def test_airflow_knows_the_provider(airflow: Airflow) -> None:
+    """Airflow's own commands list the provider and its hook."""
+    assert "airflow-ams" in airflow.run("providers", "list", "--output", "plain").stdout
+    assert "airflow_ams.hooks.ams.AmsHook" in airflow.run("providers", "hooks", "--output", "plain").stdout
+    assert "airflow-ams" in airflow.run("providers", "get", "airflow-ams").stdout
