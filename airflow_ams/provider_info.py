@@ -108,6 +108,12 @@ def get_provider_info() -> dict[str, Any]:
                 "python-modules": ["airflow_ams.sensors.ams"],
             }
         ],
+        "triggers": [
+            {
+                "integration-name": "Azure Media Services",
+                "python-modules": ["airflow_ams.triggers.ams"],
+            }
+        ],
         "connection-types": [
             {
                 "connection-type": "ams",

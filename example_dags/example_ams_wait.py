@@ -28,6 +28,7 @@ def example_ams_wait() -> None:
     wait_for_encode = AmsJobSensor(
         task_id="wait_for_encode",
         job_id="{{ params.job_id }}",
+        deferrable=True,
         poke_interval=30,
         timeout=timedelta(hours=6),
     )

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from airflow_ams.api.model import Job, JobOutput, JobState, OutputFile
-    from airflow_ams.api.transport import Retries
+    from airflow_ams.api.retries import Retries
+
+
+class SweepPage(NamedTuple):
+    """One page of a list of the active jobs.
+
+    :param ids: of all the jobs on it
+    :param news: the jobs on it that somebody asked to hear of
+    """
+
+    ids: set[str]
+    news: list[Job]
 
 
 class MediaService(Protocol):
@@ -17,6 +28,23 @@ class MediaService(Protocol):
     Every method raises `airflow_ams.api.errors.ServiceError`, or one of its kinds, and nothing else of the
     wire's.
     """
+
+    @property
+    def requests(self) -> int:
+        """How many requests were sent, without sign-ins."""
+
+    @property
+    def sweep_forms(self) -> Sequence[tuple[str, ...]]:
+        """The ways to list the active jobs, best first; a service may refuse some."""
+
+    def sweep(
+        self,
+        form: tuple[str, ...],
+        is_news: Callable[[str, JobState], bool],
+        *,
+        retries: Retries | None = None,
+    ) -> Iterator[SweepPage]:
+        """List the active jobs, a request a page; `is_news` picks those worth more than a glance."""
 
     def job_id(self, text: str) -> str:
         """Return the id as the service writes it; raise `MalformedIdError` if it cannot be one."""
@@ -42,7 +70,7 @@ class MediaService(Protocol):
     def submit_job(self, spec: Mapping[str, Any]) -> Job:
         """Create a job; raise `UncertainError` if the answer was lost."""
 
-    def cancel_job(self, job_id: str) -> None:
+    def cancel_job(self, job_id: str, *, retries: Retries | None = None) -> None:
         """Ask for a job to be canceled; raise `RefusedError` if it is final already."""
 
     def delete_job(self, job_id: str) -> None:

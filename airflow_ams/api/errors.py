@@ -5,7 +5,8 @@
     ServiceError
     ├── TransientError      ask again later: nothing is known, nothing is wrong with the request
     ├── RefusedError        asking again will bring the same: the request, the token or the settings are wrong
-    │   └── MalformedIdError    the id could not be one of this service's; nothing was sent
+    │   ├── MalformedIdError    the id could not be one of this service's; nothing was sent
+    │   └── SignInError         there is no token to be had
     ├── JobNotFoundError    the service has no such job
     └── UncertainError      a create may or may not have happened: look before creating again
 """
@@ -74,6 +75,10 @@ class RefusedError(ServiceError):
 
 class MalformedIdError(RefusedError):
     """Raised before anything is sent, when an id cannot be one of this service's."""
+
+
+class SignInError(RefusedError):
+    """Raised when who signs in is not known, or may not; `status` is the token end point's."""
 
 
 class JobNotFoundError(ServiceError):

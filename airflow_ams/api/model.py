@@ -16,6 +16,9 @@ from urllib.parse import urlsplit, urlunsplit
 MAX_ERROR_TEXT = 500
 """Characters of one error's text that the job document keeps."""
 
+SILENCE = 300.0
+"""Seconds after which a line that has not changed is logged again."""
+
 # Not ``\b``: an ampersand may come escaped, as ``\u0026`` or ``%26``, and those end in a word character.
 _SIGNATURE = re.compile(
     r"(?i)(?:(?<![a-z])|(?<=%3F)|(?<=%253F))"
@@ -122,7 +125,7 @@ class OutputFile:
     is_primary: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Job:
     """A media job as every dialect reports it.
 
@@ -197,26 +200,25 @@ def describe(job: Job) -> str:
 
 
 class ProgressLog:
-    """Decides when a wait has something to say: when state or percent changed, or after a long silence.
+    """Decides when a wait has something to say: when its line changed, or after `SILENCE` seconds."""
 
-    :param silence: seconds after which an unchanged job is mentioned again
-    """
+    __slots__ = ("_said", "_said_at")
 
-    def __init__(self, silence: float = 300.0) -> None:
-        self._silence = silence
-        self._line = ""
+    def __init__(self) -> None:
+        # Not the line itself: a triggerer holds thousands.
+        self._said = 0
         self._said_at = 0.0
 
-    def line(self, job: Job, now: float) -> str | None:
-        """Return the line to log about this reading of the job, or None.
+    def is_due(self, line: str, now: float) -> bool:
+        """Whether to log the line; if so, it counts as said.
 
         :param now: seconds, on any clock that only goes forward
         """
-        line = describe(job)
-        if line == self._line and now - self._said_at < self._silence:
-            return None
-        self._line, self._said_at = line, now
-        return line
+        said = hash(line)
+        if said == self._said and now - self._said_at < SILENCE:
+            return False
+        self._said, self._said_at = said, now
+        return True
 
 
 def document(job: Job) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from json import JSONDecodeError
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import quote, quote_plus, urlencode, urlsplit
 
-from airflow_ams.api.errors import RefusedError, ServiceError, TransientError
+from airflow_ams.api.errors import RefusedError, ServiceError, SignInError, TransientError
 from airflow_ams.api.wire import Answer, Wire
 
 if TYPE_CHECKING:
@@ -238,7 +238,7 @@ def _azure_error(exc: Exception, sign_in: SignIn, status: int | None) -> Service
         )
     if not isinstance(exc, CredentialUnavailableError) and _is_passing(exc, status):
         return TransientError(f"Entra ID could not be reached ({said})", status=status)
-    return RefusedError(
+    return SignInError(
         f"Entra ID gave no token ({said}): look at login (client id), password (client secret) and "
         "extra.tenant_id, or at the machine's managed identity",
         status=status,
@@ -280,7 +280,7 @@ def _post_form(url: str, form: dict[str, str], sign_in: SignIn, time_left: float
         )
     if answer.status != HTTPStatus.OK:
         reason = _without(sign_in.secret, _oauth_error(answer))[:300]
-        raise RefusedError(
+        raise SignInError(
             f"The token end point {host} gave no token ({reason}): look at the connection's login and "
             "password, and at extra.token_url",
             status=answer.status,

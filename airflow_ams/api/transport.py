@@ -7,7 +7,6 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,6 +15,7 @@ import tenacity
 from airflow_ams.api.errors import RefusedError, ServiceError, TransientError, UncertainError
 from airflow_ams.api.model import MAX_ERROR_TEXT, without_signatures
 from airflow_ams.api.redirects import MAX_HOPS, redirected_base
+from airflow_ams.api.retries import Retries
 from airflow_ams.api.wire import Answer, NoAnswerError, Wire
 
 if TYPE_CHECKING:
@@ -28,27 +28,6 @@ _NOT_BEGUN = frozenset({408, 429, 503})
 """Answers after which a create has not happened (the retry policy of the v2 .NET SDK, SaveChanges)."""
 
 
-@dataclass(frozen=True)
-class Retries:
-    """How often, and for how long, a request is tried while the service has trouble.
-
-    :param tries: requests in all
-    :param within: seconds from the first request that tries and waits together may take; None: no limit
-    :param first_wait: seconds that the first wait lasts at most; each further one may be twice as long
-    :param max_wait: seconds that one wait lasts at most, on top of what the service asks for in Retry-After;
-        a service that asks for more than this is left alone
-    """
-
-    tries: int = 4
-    within: float | None = None
-    first_wait: float = 0.5
-    max_wait: float = 30.0
-
-
-NO_RETRIES = Retries(tries=1)
-"""For callers that keep a back-off of their own."""
-
-
 class Transport:
     """The conversation with one service: base address, tokens, redirects and retries.
 
@@ -58,6 +37,8 @@ class Transport:
     :param headers: sent with each request
     :param redirect_hosts: hosts that a 301 may lead to, besides the service's own
     :param retries: what `send` does unless told otherwise
+
+    `requests` counts what was sent to the service, without sign-ins.
     """
 
     def __init__(
@@ -77,6 +58,7 @@ class Transport:
         self._headers = dict(headers or {})
         self._redirect_hosts = redirect_hosts
         self._retries = retries or Retries()
+        self.requests = 0
 
     @property
     def base_url(self) -> str:
@@ -141,6 +123,7 @@ class Transport:
     ) -> Answer:
         """Send a request, and again to the base that a 301 names; the token goes along by hand."""
         for _ in range(MAX_HOPS + 1):
+            self.requests += 1
             answer = self._wire.exchange(
                 method,
                 self._base + path,

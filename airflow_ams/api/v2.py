@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from http import HTTPStatus
@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import quote, unquote
 from xml.etree import ElementTree
 
+from airflow_ams.api import SweepPage
 from airflow_ams.api.errors import JobNotFoundError, MalformedIdError, RefusedError, TransientError
 from airflow_ams.api.model import (
     Job,
@@ -24,7 +25,8 @@ from airflow_ams.api.model import (
     mean_progress,
     without_query,
 )
-from airflow_ams.api.transport import Retries, Transport
+from airflow_ams.api.retries import Retries
+from airflow_ams.api.transport import Transport
 from airflow_ams.api.wire import Answer
 
 DEFAULT_BASE = "https://media.windows.net/api/"
@@ -51,6 +53,22 @@ _MILLISECONDS = re.compile(r"/Date\((-?\d+)(?:[+-]\d{4})?\)/")
 _ISO_TIME = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d+))?(Z|[+-]\d\d:\d\d)?", re.IGNORECASE)
 
 
+def _sweep_form(is_split: bool, is_ordered: bool, is_reduced: bool) -> tuple[str, ...]:
+    split = ("State eq 0", "State eq 1", "State eq 2", "State eq 6")
+    filters = split if is_split else ("State le 2 or State eq 6",)
+    order = "&$orderby=Created" if is_ordered else ""
+    fields = "&$select=Id,Name,State,Created" if is_reduced else ""
+    return tuple(f"$filter={quote(text)}{order}{fields}" for text in filters)
+
+
+_SWEEP_FORMS = tuple(
+    _sweep_form(is_split, is_ordered, is_reduced)
+    for is_split in (False, True)
+    for is_ordered in (True, False)
+    for is_reduced in (True, False)
+)
+
+
 def request_headers(api_version: str = DEFAULT_API_VERSION) -> dict[str, str]:
     """Return the headers of every request ("Check job progress", 2015); a write overrides the first."""
     return {
@@ -72,6 +90,20 @@ class V2Service:
         self._transport = transport
         self._processors: dict[str, str] = {}
 
+    @property
+    def requests(self) -> int:
+        """How many requests were sent, without sign-ins."""
+        return self._transport.requests
+
+    @property
+    def sweep_forms(self) -> Sequence[tuple[str, ...]]:
+        """The ways to list the active jobs, best first.
+
+        That a filter on State takes ``le`` and ``or``, and that Jobs can be sorted and reduced, is known of
+        OData v3 only, not of this service.
+        """
+        return _SWEEP_FORMS
+
     def job_id(self, text: str) -> str:
         """Return a job id as the service writes it; one pasted from a URL or in other case is understood.
 
@@ -85,7 +117,7 @@ class V2Service:
         rows = self._read(f"Jobs()?$filter=Id%20eq%20{_literal(job_id)}&$top=1", retries=retries)
         if not rows:
             raise JobNotFoundError(f"The service has no job {job_id}")
-        if str(rows[0]["Id"]).lower() != job_id.lower():
+        if _known_case(rows[0]["Id"]) != job_id:
             # As from a gateway that drops the query; another job's end must not be taken for this one's.
             raise TransientError(f"The service answered with another job than {job_id}")
         return _job(rows[0])
@@ -134,17 +166,36 @@ class V2Service:
             return
         query = f"$filter={quote(' and '.join(clauses), safe='')}&" if clauses else ""
         seen: set[str] = set()
-        skip = 0
-        while True:
-            path = f"Jobs()?{query}$orderby=Created&$top={PAGE}&$skip={skip}"
-            rows, has_next = self._transport.send("GET", path, _page)
+        for rows in self._pages(f"{query}$orderby=Created"):
             for job in map(_job, rows):
                 if job.id not in seen:
                     seen.add(job.id)
                     yield job
-            if not rows or (len(rows) < PAGE and not has_next):
-                return
-            skip += len(rows)
+
+    def sweep(
+        self,
+        form: tuple[str, ...],
+        is_news: Callable[[str, JobState], bool],
+        *,
+        retries: Retries | None = None,
+    ) -> Iterator[SweepPage]:
+        """List the active jobs, a request a page.
+
+        :param form: one of `sweep_forms`: the queries to page through
+        :param is_news: told each job's id and state; whether to make a `Job` of it, which costs ten times
+            as much as reading these two
+        """
+
+        for query in form:
+            for rows in self._pages(query, retries):
+                ids: set[str] = set()
+                news = []
+                for row in rows:
+                    job_id = _known_case(row["Id"])
+                    ids.add(job_id)
+                    if is_news(job_id, _state(row.get("State"))):
+                        news.append(_job(row))
+                yield SweepPage(ids, news)
 
     def submit_job(self, spec: Mapping[str, Any]) -> Job:
         """Create a job with one POST.
@@ -192,21 +243,21 @@ class V2Service:
         }
         return self._create_job(document, inputs)
 
-    def cancel_job(self, job_id: str) -> None:
+    def cancel_job(self, job_id: str, *, retries: Retries | None = None) -> None:
         """Ask for a job to be canceled; asking again while it is Canceling, or Canceled, is no error.
 
         :raises RefusedError: it has ended otherwise
         """
         job_id = self.job_id(job_id)
         try:
-            self._transport.send("GET", f"CancelJob?jobid={_literal(job_id)}", _nothing)
+            self._transport.send("GET", f"CancelJob?jobid={_literal(job_id)}", _nothing, retries=retries)
         except RefusedError as exc:
             if exc.status == HTTPStatus.NOT_FOUND:
                 raise JobNotFoundError(f"The service has no job {job_id}") from exc
             if exc.status != HTTPStatus.BAD_REQUEST:
                 raise
             # The service answers 400 for a job that is final or on its way, which a repeated call finds too.
-            state = self.get_job(job_id).state
+            state = self.get_job(job_id, retries=retries).state
             if state in (JobState.CANCELING, JobState.CANCELED):
                 return
             if not state.is_final:
@@ -280,6 +331,16 @@ class V2Service:
             create=True,
         )
 
+    def _pages(self, query: str, retries: Retries | None = None) -> Iterator[list[dict[str, Any]]]:
+        skip = 0
+        while True:
+            path = f"Jobs()?{query}&$top={PAGE}&$skip={skip}"
+            rows, has_next = self._transport.send("GET", path, _page, retries=retries)
+            yield rows
+            if not rows or (len(rows) < PAGE and not has_next):
+                return
+            skip += len(rows)
+
     def _write(self, method: str, job_id: str, document: Mapping[str, Any] | None = None) -> None:
         job_id = self.job_id(job_id)
         try:
@@ -317,6 +378,11 @@ def _known_id(text: str, kind: str, field: str, example: str | None = None) -> s
         example = example or f"nb:{kind}:UUID:{EXAMPLE_ID.rpartition(':')[2]}"
         raise MalformedIdError(f"{field} {str(text)[:200]!r} is no v2 id; one looks like {example}")
     return f"nb:{kind}:UUID:{found[2].lower()}"
+
+
+def _known_case(job_id: Any) -> str:
+    """Write an id of the service's as `V2Service.job_id` does; of thousands in a sweep, none is checked."""
+    return f"nb:jid:UUID:{str(job_id)[12:].lower()}"
 
 
 def _literal(text: str) -> str:
@@ -367,7 +433,7 @@ def _collection(value: Any) -> list[dict[str, Any]]:
 def _job(row: Mapping[str, Any]) -> Job:
     state = _state(row.get("State"))
     return Job(
-        id=str(row["Id"]),
+        id=_known_case(row["Id"]),
         name=str(row.get("Name") or ""),
         state=state,
         progress=100.0 if state is JobState.FINISHED else None,

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from airflow_ams.api import MediaService
     from airflow_ams.api.model import Job, JobOutput, JobState, OutputFile
-    from airflow_ams.api.transport import Retries
+    from airflow_ams.api.retries import Retries
 
 
 class AmsHook(BaseHook):
@@ -45,13 +45,9 @@ class AmsHook(BaseHook):
         """
         if self._service is None:
             # The transport imports requests; a DAG file that only names the hook should not pay for that.
-            from airflow_ams.api.errors import RefusedError
-            from airflow_ams.hooks.connection import connect, read_settings
+            from airflow_ams.hooks.connection import open_service
 
-            try:
-                self._service = connect(read_settings(self.get_connection(self.ams_conn_id)))
-            except RefusedError as exc:
-                raise RefusedError(f"Connection '{self.ams_conn_id}': {exc.message}") from exc
+            self._service = open_service(self.get_connection(self.ams_conn_id), self.ams_conn_id)
         return self._service
 
     def get_job(self, job_id: str, *, retries: Retries | None = None) -> Job:
@@ -88,12 +84,13 @@ class AmsHook(BaseHook):
         """
         return self.get_conn().submit_job(spec)
 
-    def cancel_job(self, job_id: str) -> None:
+    def cancel_job(self, job_id: str, *, retries: Retries | None = None) -> None:
         """Ask for a job to be canceled.
 
+        :param retries: how often to try; a few times if left out
         :raises airflow_ams.api.errors.RefusedError: it has ended otherwise
         """
-        self.get_conn().cancel_job(job_id)
+        self.get_conn().cancel_job(job_id, retries=retries)
 
     def delete_job(self, job_id: str) -> None:
         """Delete the record of a job that has ended; its output assets stay."""

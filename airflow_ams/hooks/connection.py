@@ -97,6 +97,17 @@ def connect(settings: Settings) -> MediaService:
     )
 
 
+def open_service(connection: Connection, conn_id: str) -> MediaService:
+    """Open a conversation with the service of an Airflow connection; nothing is sent yet.
+
+    :raises RefusedError: as `read_settings` does; the message names the connection, too
+    """
+    try:
+        return connect(read_settings(connection))
+    except RefusedError as exc:
+        raise RefusedError(f"Connection '{conn_id}': {exc.message}") from exc
+
+
 def _read_extra(text: str | None) -> dict[str, Any]:
     try:
         extra = json.loads(text or "{}")

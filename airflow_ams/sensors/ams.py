@@ -1,50 +1,60 @@
-"""The sensor: a task that waits for a media job."""
+"""The sensor: a task that waits for media jobs."""
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from datetime import datetime, timezone
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime, timedelta, timezone
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from airflow import __version__ as airflow_version
 from airflow.providers.common.compat.sdk import (
+    AirflowException,
     AirflowFailException,
-    AirflowNotFoundException,
+    AirflowSensorTimeout,
+    AirflowSkipException,
+    AirflowTaskTimeout,
+    BaseOperator,
     BaseSensorOperator,
     PokeReturnValue,
+    conf,
 )
 
-from airflow_ams.api.errors import JobNotFoundError, RefusedError, ServiceError, TransientError
-from airflow_ams.api.model import Job, JobError, JobState, Outcome, ProgressLog, document, verdict
+from airflow_ams.api.details import cancel
+from airflow_ams.api.retries import Retries
+from airflow_ams.api.waiting import End, Ending, read_ids, wait_on
 from airflow_ams.exceptions import AmsJobCanceled, AmsJobFailed, AmsJobNotFound, AmsRefused
 from airflow_ams.hooks.ams import AmsHook
+from airflow_ams.sensors.polling import Poll
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context, XComArg
 
+MIN_POKE_INTERVAL = 1.0
+BACKSTOP = 60.0
+"""Seconds by which Airflow's own time-out of a trigger lies behind ours."""
 
-@dataclass
-class _Wait:
-    """What one try of the task remembers from poll to poll.
+CANCEL_SECONDS = 10.0
+"""Seconds that canceling may hold up the end of a task."""
 
-    :param first_poll: when the wait began; in reschedule mode that was in another process
-    :param quiet_until: the service asked not to be called before; on the monotonic clock
-    """
+_AIRFLOWS_TIMEOUTS = ("Trigger timeout", "Trigger/execution timeout")
+"""What Airflow 3, and 2.11, call the end of a trigger's time."""
 
-    first_poll: datetime
-    progress: ProgressLog = field(default_factory=ProgressLog)
-    quiet_until: float = 0.0
-
-    @property
-    def age(self) -> float:
-        """Seconds since the first poll."""
-        return (datetime.now(timezone.utc) - self.first_poll).total_seconds()
+_CAN_START_FROM_TRIGGER = tuple(int(part) for part in airflow_version.split(".")[:2]) >= (3, 3)
+_ERRORS: dict[End, type[AirflowException]] = {
+    End.FAILED: AmsJobFailed,
+    End.CANCELED: AmsJobCanceled,
+    End.NOT_FOUND: AmsJobNotFound,
+    End.REFUSED: AmsRefused,
+    End.QUEUE_TIMEOUT: AirflowSensorTimeout,
+    End.TIMEOUT: AirflowSensorTimeout,
+}
 
 
 class AmsJobSensor(BaseSensorOperator):
-    """Waits until a media job has finished, and returns a small document of it.
+    """Waits until a media job, or each of several, has finished, and returns a small document of it.
 
     ===================================== ==========================================================
     the job is, or the service answers    what happens
@@ -59,16 +69,38 @@ class AmsJobSensor(BaseSensorOperator):
     400, 403, a second 401; malformed id; `AmsRefused`
     bad connection
     busy, broken or unreachable           the wait goes on, until ``timeout``
+    ``timeout``, ``queue_timeout``        ``AirflowSensorTimeout``
     ===================================== ==========================================================
 
-    The exceptions end the task without retries and are skipped under ``soft_fail``. The document holds id,
-    name, state, progress (percent), created, started, ended, duration_seconds, errors and outputs (asset id,
-    name, uri); outputs is null if they could not be read.
+    The exceptions end the task without retries and are skipped under ``soft_fail`` and ``never_fail``, alike
+    in every mode. The document holds id, name, state, progress (percent), created, started, ended,
+    duration_seconds, errors and outputs (asset id, name, uri); outputs is null if they could not be read.
 
-    :param job_id: the job's id, e.g. ``nb:jid:UUID:f3c43f94-…``, or an upstream task's output (templated)
+    With ``deferrable`` the jobs are read once on the worker, then in the triggerer, where all waits on a
+    connection share one poll. ``timeout`` and ``execution_timeout`` then end the wait to the second, as in
+    poke mode (the latter by ``AirflowTaskTimeout``, which is retried); both count from the try's beginning.
+
+    :param job_id: the job's id, e.g. ``nb:jid:UUID:f3c43f94-…``, or a list of ids, of which each must finish
+        and which makes XCom a list of documents in that order (outputs is null in more than 100); or an
+        upstream task's output (templated)
     :param ams_conn_id: the connection (templated); ``ams_default`` unless given
     :param not_found_grace: seconds after the wait's first poll for which an unknown id is asked for again;
         60 unless given
+    :param deferrable: wait in the triggerer; ``[operators] default_deferrable`` unless given
+    :param fail_fast: of several jobs, whether the first that does not finish ends the wait; if not, all are
+        waited for, and all failures are reported together
+    :param queue_timeout: seconds that a job may be Queued or Scheduled, counted from its creation; as long as
+        it likes unless given
+    :param cancel_on_kill: cancel the jobs when the task is killed, cleared or marked by a user; while it is
+        deferred that needs Airflow 3.3
+    :param cancel_on_timeout: cancel the jobs when the wait runs out of time, queue time included
+    :param end_from_trigger: when deferred, end the task in the triggerer on success, which saves its second
+        start. Given up: listeners, ``post_execute`` and asset events, so a task with ``outlets``,
+        ``multiple_outputs`` or a ``post_execute`` is resumed on a worker all the same; failures always are
+    :param start_from_trigger: begin in the triggerer, which saves the first start, too (Airflow 3.3; before,
+        and under ``dag.test()``, the task starts on a worker). Given up: the first look on the worker,
+        ``pre_execute`` and callbacks of execution. An upstream's output must be that of an unmapped task, and
+        the sensor cannot be mapped
     """
 
     template_fields: Sequence[str] = ("job_id", "ams_conn_id")
@@ -76,127 +108,146 @@ class AmsJobSensor(BaseSensorOperator):
     def __init__(
         self,
         *,
-        job_id: str | XComArg,
+        job_id: str | Sequence[str] | XComArg,
         ams_conn_id: str = AmsHook.default_conn_name,
         not_found_grace: float = 60,
+        deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
+        fail_fast: bool = True,
+        queue_timeout: timedelta | float | None = None,
+        cancel_on_kill: bool = False,
+        cancel_on_timeout: bool = False,
+        end_from_trigger: bool = False,
+        start_from_trigger: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if job_id is None or isinstance(job_id, bytes | int | float | list | tuple | dict):
-            raise TypeError(
-                f"job_id of task '{self.task_id}' is {job_id!r}; give a string or an upstream task's output"
-            )
-        if not_found_grace < 0:
-            raise ValueError(
-                f"not_found_grace of task '{self.task_id}' is {not_found_grace}; give seconds from 0"
-            )
         self.job_id = job_id
         self.ams_conn_id = ams_conn_id
         self.not_found_grace = not_found_grace
-        self._wait: _Wait | None = None
+        self.deferrable = deferrable
+        self.fail_fast = fail_fast
+        self.queue_timeout = (
+            queue_timeout.total_seconds() if isinstance(queue_timeout, timedelta) else queue_timeout
+        )
+        self.cancel_on_kill = cancel_on_kill
+        self.cancel_on_timeout = cancel_on_timeout
+        self.end_from_trigger = end_from_trigger
+        self._poll: Poll | None = None
+        self._started_at = 0.0
+        self._is_over_time = False
+        self._check_arguments()
+        self.start_from_trigger = start_from_trigger and deferrable and _CAN_START_FROM_TRIGGER
+        if self.start_from_trigger:
+            self.start_trigger_args = self._start_trigger_args()
+
+    def _check_arguments(self) -> None:
+        _check_ids(self.job_id, self.task_id)
+        if self.not_found_grace < 0:
+            raise ValueError(
+                f"not_found_grace of task '{self.task_id}' is {self.not_found_grace}; give seconds from 0"
+            )
+        if self.poke_interval < MIN_POKE_INTERVAL:
+            raise ValueError(
+                f"poke_interval of task '{self.task_id}' is {self.poke_interval:g} s; give at least 1 s"
+            )
+        if self.queue_timeout is not None and not 0 < self.queue_timeout <= self.timeout:
+            raise ValueError(
+                f"queue_timeout of task '{self.task_id}' is {self.queue_timeout:g} s; give more than 0 s and "
+                f"no more than timeout, which is {self.timeout:g} s"
+            )
+        if self.deferrable and self.exponential_backoff:
+            raise ValueError(
+                f"Task '{self.task_id}' has both deferrable and exponential_backoff; in the triggerer all "
+                "waits share one poll, so poke_interval is what there is to choose"
+            )
+
+    @classmethod
+    def partial(cls, **kwargs: Any) -> Any:
+        """Begin a mapped task.
+
+        :raises ValueError: it is to start in the triggerer, which is not told a mapped task's arguments
+        """
+        if kwargs.get("start_from_trigger"):
+            raise ValueError(
+                f"Task '{kwargs.get('task_id')}' cannot be mapped with start_from_trigger: Airflow drops "
+                "what the trigger needs to start. end_from_trigger works with mapped tasks"
+            )
+        return super().partial(**kwargs)
 
     @cached_property
     def hook(self) -> AmsHook:
         """The hook that this task polls with."""
         return AmsHook(self.ams_conn_id)
 
+    # -- on a worker
+
     def execute(self, context: Context) -> Any:
-        """Wait for the job; return its document."""
+        """Wait for the jobs; return the document, or the list of them."""
         if "ti" not in context:
             # Outside a running task nobody would come back to a rescheduled wait.
             self.mode = "poke"
-        self._wait = _Wait(self._first_poll(context))
-        with self.hook:
-            return super().execute(context)
-
-    def poke(self, context: Context) -> PokeReturnValue:
-        """Poll the job once."""
-        self._wait = self._wait or _Wait(self._first_poll(context))
+        self._poll = None
         try:
-            return self._poll(self._wait)
-        except AirflowFailException as exc:
-            if self.soft_fail or self.never_fail:
-                # The task will only say that it was skipped.
-                self.log.warning("%s", exc)
+            with self.hook:
+                return self._poke_and_defer(context) if self.deferrable else super().execute(context)
+        except AirflowTaskTimeout:
+            # Airflow calls on_kill after this, but nobody has killed the task.
+            self._is_over_time = True
+            if self.cancel_on_timeout and self._poll is not None:
+                self._cancel(self._poll.wait.pending)
             raise
 
-    def _poll(self, wait: _Wait) -> PokeReturnValue:
-        if time.monotonic() < wait.quiet_until:
+    def poke(self, context: Context) -> PokeReturnValue:
+        """Read the jobs once."""
+        poll = self._poll = self._poll or self._new_poll(context)
+        poll.poke()
+        if poll.wait.ending is None and self._started_at + self.timeout <= time.time():
+            poll.wait.time_out(poll.last)
+        if poll.wait.ending is None:
             return PokeReturnValue(is_done=False)
+        if self.cancel_on_timeout and poll.wait.overdue:
+            self._cancel(poll.wait.overdue)
+        return PokeReturnValue(is_done=True, xcom_value=self._result(poll.wait.ending))
+
+    def _new_poll(self, context: Context) -> Poll:
+        self._is_over_time = False
+        self._started_at = self._first_poll(context).timestamp()
         try:
-            job = self._read_job(wait)
-        except TransientError as exc:
-            self.log.warning("Where the job stands is not known now; asking again later. %s", exc)
-            wait.quiet_until = time.monotonic() + (exc.retry_after or 0.0)
-            return PokeReturnValue(is_done=False)
-        except JobNotFoundError as exc:
-            if wait.age < self.not_found_grace:
-                self.log.info("%s yet; asking again", exc)
-                return PokeReturnValue(is_done=False)
-            raise AmsJobNotFound(
-                f"{exc} (asked for {wait.age:.0f} s). Is the id of another account? The service deletes the "
-                "records of jobs after 90 days"
-            ) from exc
-        except (RefusedError, AirflowNotFoundException) as exc:
+            wait = wait_on(
+                read_ids(self.job_id),
+                fail_fast=self.fail_fast,
+                queue_timeout=self.queue_timeout,
+                not_found_grace=self.not_found_grace,
+                started_at=self._started_at,
+            )
+        except ValueError as exc:
             raise AmsRefused(str(exc)) from exc
-        return self._judge(job, wait)
-
-    def _read_job(self, wait: _Wait) -> Job:
-        from airflow_ams.api.transport import Retries
-
-        service = self.hook.get_conn()
-        job = service.get_job(str(self.job_id), retries=Retries(within=self._time_left(wait)))
-        left = self._time_left(wait)
-        try:
-            if job.state is JobState.ERROR:
-                return service.with_tasks(job, retries=Retries(within=left))
-            if job.state is JobState.PROCESSING:
-                return service.with_tasks(job, retries=Retries(tries=1, within=left))
-            if job.state is JobState.FINISHED:
-                return service.with_outputs(job, retries=Retries(within=left))
-        except ServiceError as exc:
-            return self._without_details(job, exc)
-        return job
-
-    def _without_details(self, job: Job, exc: ServiceError) -> Job:
-        """Go on with what is known: how the job ended counts, whether or not more can be read of it."""
-        if job.state is JobState.ERROR:
-            return replace(job, errors=(JobError("Unknown", f"the reasons could not be read. {exc}"),))
-        if job.state is JobState.FINISHED:
-            self.log.warning("The job's outputs could not be read. %s", exc)
-        return job
-
-    def _judge(self, job: Job, wait: _Wait) -> PokeReturnValue:
-        found = verdict(job)
-        if found.outcome is Outcome.FAILED:
-            raise AmsJobFailed(found.text)
-        if found.outcome is Outcome.CANCELED:
-            raise AmsJobCanceled(found.text)
-        if line := wait.progress.line(job, time.monotonic()):
-            self.log.info("%s", line)
-        if found.outcome is Outcome.SUCCEEDED:
-            return PokeReturnValue(is_done=True, xcom_value=document(job))
-        return PokeReturnValue(is_done=False)
+        is_forgetful = self.reschedule and not self.deferrable
+        return Poll(wait, self.hook, self.log, time_left=self._time_left, is_forgetful=is_forgetful)
 
     def _get_next_poke_interval(self, *args: Any) -> float:
-        """Stay away for as long as the service asked; in poke mode `_poll` does, to keep to `timeout`."""
+        """Come back in time for `timeout`; when rescheduled, not before the service wants to be called."""
         interval: float = super()._get_next_poke_interval(*args)
-        if self._wait is None or not self.reschedule:
+        if self._poll is None:
             return interval
-        quiet = self._wait.quiet_until - time.monotonic()
-        return max(interval, min(quiet, self._time_left(self._wait)))
+        if self.reschedule:
+            interval = max(interval, self._poll.quiet_until - time.monotonic())
+        return min(interval, max(0.0, self._started_at + self.timeout - time.time()))
 
-    def _time_left(self, wait: _Wait) -> float:
-        limits = [self.timeout - wait.age]
-        if self.execution_timeout is not None and not self.reschedule:
-            limits.append(self.execution_timeout.total_seconds() - wait.age)
-        return max(0.0, min(limits))
+    def _time_left(self) -> float:
+        return max(0.0, self._started_at + self._limit() - time.time())
+
+    def _limit(self) -> float:
+        """Return the seconds that a try may take; in reschedule mode ``execution_timeout`` is a poke's."""
+        if self.execution_timeout is None or (self.reschedule and not self.deferrable):
+            return self.timeout
+        return min(self.timeout, self.execution_timeout.total_seconds())
 
     def _first_poll(self, context: Context) -> datetime:
         """Find out when the wait began, as the framework counts it: earlier pokes were other processes."""
         now = datetime.now(timezone.utc)
         ti: Any = context.get("ti")
-        if ti is None or not self.reschedule:
+        if ti is None or not self.reschedule or self.deferrable:
             return now
         if hasattr(ti, "get_first_reschedule_date"):
             return ti.get_first_reschedule_date(context) or now
@@ -204,3 +255,164 @@ class AmsJobSensor(BaseSensorOperator):
 
         first_try = (ti.max_tries or 0) - (self.retries or 0) + 1
         return _orig_start_date(ti.dag_id, ti.task_id, ti.run_id, ti.map_index, first_try) or now
+
+    # -- deferred
+
+    def _poke_and_defer(self, context: Context) -> Any:
+        try:
+            poked = self.poke(context)
+        except (AirflowFailException, AirflowSensorTimeout) as exc:
+            self._skip_if_wanted(exc)
+            raise
+        if poked.is_done:
+            return poked.xcom_value
+        from airflow_ams.triggers.ams import AmsJobTrigger
+
+        assert self._poll is not None  # noqa: S101  # poke() has made it
+        trigger = AmsJobTrigger(
+            self._poll.wait.ids,
+            deadline=self._started_at + self._limit(),
+            started_at=self._started_at,
+            **self._trigger_arguments(),
+        )
+        timeout = timedelta(seconds=self._time_left() + BACKSTOP)
+        return self.defer(trigger=trigger, method_name="execute_complete", timeout=timeout)
+
+    def _trigger_arguments(self) -> dict[str, Any]:
+        return {
+            "ams_conn_id": self.ams_conn_id,
+            "poke_interval": self.poke_interval,
+            "not_found_grace": float(self.not_found_grace),
+            "queue_timeout": self.queue_timeout,
+            "fail_fast": self.fail_fast,
+            "cancel_on_kill": self.cancel_on_kill,
+            "cancel_on_timeout": self.cancel_on_timeout,
+            "end_from_trigger": self.end_from_trigger and not self._worker_is_needed_for(),
+            "do_xcom_push": self.do_xcom_push,
+        }
+
+    def _start_trigger_args(self) -> Any:
+        """Return what starts the wait in the triggerer; constants, or each parse would make a DAG version."""
+        from airflow.triggers.base import StartTriggerArgs
+
+        from airflow_ams.sensors.start import trigger_argument
+
+        # Airflow's time-out for the trigger is the shorter one of execution_timeout and the one given here.
+        limit = self.timeout + BACKSTOP
+        if self.execution_timeout is not None:
+            limit = min(limit, self.execution_timeout.total_seconds())
+        return StartTriggerArgs(
+            trigger_cls="airflow_ams.triggers.ams.AmsJobTrigger",
+            trigger_kwargs={
+                **self._trigger_arguments(),
+                "job_ids": trigger_argument(self.job_id, f"job_id of task '{self.task_id}'"),
+                "ams_conn_id": trigger_argument(self.ams_conn_id, f"ams_conn_id of task '{self.task_id}'"),
+                "backstop": limit - self._limit(),
+            },
+            next_method="execute_complete",
+            timeout=timedelta(seconds=self.timeout + BACKSTOP),
+        )
+
+    def _worker_is_needed_for(self) -> str:
+        """Say what a task that ends in the triggerer would lose."""
+        if self.outlets:
+            return "outlets"
+        if getattr(self, "multiple_outputs", False):
+            return "multiple_outputs"
+        overrides = type(self).post_execute is not BaseOperator.post_execute
+        return "post_execute" if overrides or getattr(self, "_post_execute_hook", None) else ""
+
+    def execute_complete(self, context: Context, event: Mapping[str, Any]) -> Any:
+        """Take up the task where the trigger has left it; return what `execute` does."""
+        if self.end_from_trigger and (reason := self._worker_is_needed_for()):
+            self.log.info("The task ends on a worker, although end_from_trigger is set: it has %s", reason)
+        try:
+            ending = Ending.of_event(event)
+        except ValueError as exc:
+            raise AirflowException(f"The trigger of task '{self.task_id}' fired {exc}") from exc
+        return self._result(ending)
+
+    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
+        """Take up the task after its deferral, as Airflow asks for.
+
+        The sensors' own resume_execution skips and times out differently on each version of Airflow, and
+        differently from poke mode, so it is left out here.
+        """
+        if next_method == "__fail__" and (next_kwargs or {}).get("error") in _AIRFLOWS_TIMEOUTS:
+            # Airflow's own time-out came before ours: there was no triggerer.
+            text = "No triggerer has ended the wait"
+            next_method, next_kwargs = "execute_complete", {"event": Ending(End.TIMEOUT, text).event()}
+        try:
+            return super(BaseSensorOperator, self).resume_execution(next_method, next_kwargs, context)
+        except (AirflowFailException, AirflowSensorTimeout) as exc:
+            self._skip_if_wanted(exc)
+            raise
+
+    # -- endings
+
+    def _result(self, ending: Ending) -> Any:
+        """Return the documents of a wait that has succeeded, or raise what another one ends in."""
+        if ending.how is End.SUCCEEDED:
+            return ending.jobs
+        text = ending.text
+        if ending.how is End.TIMEOUT:
+            is_execution = self._limit() < self.timeout and self.deferrable
+            text = (
+                f"Timed out after {self._limit():g} s ({'execution_' if is_execution else ''}timeout). {text}"
+            )
+            if is_execution:
+                raise AirflowTaskTimeout(text)
+        if self.soft_fail or self.never_fail:
+            # The task will only say that it was skipped.
+            self.log.warning("%s", text)
+        raise _ERRORS[ending.how](text)
+
+    def _skip_if_wanted(self, exc: Exception) -> None:
+        """Skip the task as Airflow does in poke mode."""
+        for flag in ("soft_fail", "never_fail"):
+            if getattr(self, flag):
+                raise AirflowSkipException(f"Skipping due to {flag} is set to True.") from exc
+
+    def on_kill(self) -> None:
+        """Cancel the jobs, if that was asked for."""
+        if self.cancel_on_kill and self._poll is not None and not self._is_over_time:
+            self._cancel(self._poll.wait.pending)
+
+    def _cancel(self, job_ids: Collection[str]) -> None:
+        """Ask for jobs to be canceled, as well as it can be done in a few seconds.
+
+        It is done in another thread: a kill interrupts the task wherever it is, maybe while it holds a lock.
+        """
+        thread = threading.Thread(target=self._cancel_all, args=(sorted(job_ids),), daemon=True)
+        thread.start()
+        thread.join(CANCEL_SECONDS)
+        if thread.is_alive():
+            self.log.warning("The jobs may run on: canceling them took more than %g s", CANCEL_SECONDS)
+
+    def _cancel_all(self, job_ids: list[str]) -> None:
+        with AmsHook(self.ams_conn_id) as hook:
+            for job_id in job_ids:
+                try:
+                    line = cancel(hook.get_conn(), job_id, retries=Retries(within=CANCEL_SECONDS))
+                except Exception as exc:
+                    line = f"Job {job_id} may run on, since it could not be canceled: {exc}"
+                self.log.info("%s", line)
+
+
+def _check_ids(job_id: Any, task_id: str) -> None:
+    """Refuse, when the DAG is read, what could not become ids when the task runs.
+
+    :raises TypeError: it is neither an id, nor a list of them, nor another task's output
+    :raises ValueError: it is empty, or holds an id twice
+    """
+    items = job_id if isinstance(job_id, list | tuple) else [job_id]
+    for item in items:
+        if item is None or isinstance(item, bytes | int | float | list | tuple | dict | set):
+            raise TypeError(
+                f"job_id of task '{task_id}' is {job_id!r}; give a job id, a list of job ids or an upstream "
+                "task's output"
+            )
+    texts = [item for item in items if isinstance(item, str)]
+    if len(set(texts)) < len(texts):
+        twice = next(text for text in texts if texts.count(text) > 1)
+        raise ValueError(f"job_id of task '{task_id}' holds {twice!r} more than once; give each job once")

@@ -1,0 +1,26 @@
+"""How often a request is tried."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Retries:
+    """How often, and for how long, a request is tried while the service has trouble.
+
+    :param tries: requests in all
+    :param within: seconds from the first request that tries and waits together may take; None: no limit
+    :param first_wait: seconds that the first wait lasts at most; each further one may be twice as long
+    :param max_wait: seconds that one wait lasts at most, on top of what the service asks for in Retry-After;
+        a service that asks for more than this is left alone
+    """
+
+    tries: int = 4
+    within: float | None = None
+    first_wait: float = 0.5
+    max_wait: float = 30.0
+
+
+NO_RETRIES = Retries(tries=1)
+"""For callers that keep a back-off of their own."""

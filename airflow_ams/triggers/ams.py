@@ -1,0 +1,165 @@
+"""The trigger: a wait for media jobs in a triggerer."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import AsyncIterator, Collection, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+from airflow.triggers.base import BaseTrigger, TaskSuccessEvent, TriggerEvent
+
+from airflow_ams.api.waiting import End, Ending, JobWait, read_ids, wait_on
+from airflow_ams.triggers.waiters import Waiter
+from airflow_ams.triggers.watch import job_watch
+
+if TYPE_CHECKING:
+    import jinja2
+    from airflow.providers.common.compat.sdk import Context
+
+log = logging.getLogger(__name__)
+
+CANCEL_SECONDS = 20.0
+"""Seconds that asking for cancels may take; Airflow gives a killed trigger thirty."""
+
+_ARGUMENTS = (
+    "job_ids",
+    "ams_conn_id",
+    "poke_interval",
+    "deadline",
+    "started_at",
+    "not_found_grace",
+    "queue_timeout",
+    "fail_fast",
+    "cancel_on_kill",
+    "cancel_on_timeout",
+    "end_from_trigger",
+    "do_xcom_push",
+    "backstop",
+)
+
+
+class AmsJobTrigger(BaseTrigger):
+    """Waits for media jobs; all triggers of one connection in a triggerer share one poll (`JobWatch`).
+
+    It fires one event, whose payload is `airflow_ams.api.waiting.Ending.event`. Nothing secret is among its
+    arguments: Airflow keeps them in the database as they are.
+
+    :param job_ids: the job's id, or a list of ids
+    :param ams_conn_id: the connection
+    :param poke_interval: seconds between two readings of a job
+    :param deadline: when the wait ends, in epoch seconds; None: `backstop` seconds before Airflow's own
+        time-out for the trigger, if it has one
+    :param started_at: when the wait began, in epoch seconds; the jobs have been read then, and are read next
+        one jittered interval after the trigger's start. None: it begins with the trigger, and they are read
+        at once
+    :param not_found_grace: seconds from the wait's beginning for which an unknown id is asked for again
+    :param queue_timeout: seconds that a job may be Queued or Scheduled; None: as long as it likes
+    :param fail_fast: whether the first job that does not finish ends the wait
+    :param cancel_on_kill: cancel the jobs when the task is killed, cleared or marked by a user (Airflow 3.3+)
+    :param cancel_on_timeout: cancel the jobs when the wait has run out of time
+    :param end_from_trigger: end the task on success, without starting it on a worker again
+    :param do_xcom_push: whether the task's document is stored if the task ends here
+    :param backstop: see `deadline`
+    """
+
+    def __init__(
+        self,
+        job_ids: str | Sequence[str],
+        ams_conn_id: str = "ams_default",
+        poke_interval: float = 60.0,
+        deadline: float | None = None,
+        *,
+        started_at: float | None = None,
+        not_found_grace: float = 60.0,
+        queue_timeout: float | None = None,
+        fail_fast: bool = True,
+        cancel_on_kill: bool = False,
+        cancel_on_timeout: bool = False,
+        end_from_trigger: bool = False,
+        do_xcom_push: bool = True,
+        backstop: float = 0.0,
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.job_ids = job_ids if isinstance(job_ids, str) else list(job_ids)
+        self.ams_conn_id = ams_conn_id
+        self.poke_interval = poke_interval
+        self.deadline = deadline
+        self.started_at = started_at
+        self.not_found_grace = not_found_grace
+        self.queue_timeout = queue_timeout
+        self.fail_fast = fail_fast
+        self.cancel_on_kill = cancel_on_kill
+        self.cancel_on_timeout = cancel_on_timeout
+        self.end_from_trigger = end_from_trigger
+        self.do_xcom_push = do_xcom_push
+        self.backstop = backstop
+        self._wait: JobWait | None = None
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """Return the trigger's class and arguments."""
+        arguments = {name: getattr(self, name) for name in _ARGUMENTS}
+        return f"{type(self).__module__}.{type(self).__qualname__}", arguments
+
+    def render_template_fields(self, context: Context, jinja_env: jinja2.Environment | None = None) -> None:
+        """Render the arguments that may be templates, when the task starts in the triggerer.
+
+        Airflow itself takes those that operator and trigger have under the same name.
+        """
+        self.template_fields = ("job_ids", "ams_conn_id")
+        super().render_template_fields(context, jinja_env)
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Wait, and say how the wait ended."""
+        try:
+            self._wait = wait_on(
+                read_ids(self.job_ids),
+                fail_fast=self.fail_fast,
+                queue_timeout=self.queue_timeout,
+                not_found_grace=self.not_found_grace,
+                started_at=self.started_at,
+            )
+        except ValueError as exc:
+            yield self._event(Ending(End.REFUSED, str(exc)))
+            return
+        if self._wait.ending is None:
+            watch = job_watch(self.ams_conn_id)
+            waiter = Waiter(self._wait, self.poke_interval, self._deadline(), _say)
+            watch.join(waiter, at_once=self.started_at is None)
+            try:
+                await waiter.done
+            finally:
+                watch.leave(waiter)
+        ending = self._wait.ending
+        assert ending is not None  # noqa: S101  # that is what was waited for
+        if self.cancel_on_timeout and self._wait.overdue:
+            await self._cancel(self._wait.overdue)
+        yield self._event(ending)
+
+    async def on_kill(self) -> None:
+        """Cancel the jobs, if that was asked for; a restart of the triggerer does not come here."""
+        if self.cancel_on_kill and self._wait is not None and self._wait.pending:
+            await self._cancel(self._wait.pending)
+
+    async def _cancel(self, job_ids: Collection[str]) -> None:
+        for line in await job_watch(self.ams_conn_id).cancel(job_ids, CANCEL_SECONDS):
+            log.info("%s", line)
+
+    def _event(self, ending: Ending) -> TriggerEvent:
+        # Under `dag.test()` there is no task instance, and nobody to end the task.
+        if ending.how is End.SUCCEEDED and self.end_from_trigger and self.task_instance is not None:
+            return TaskSuccessEvent(
+                xcoms={"return_value": cast("Any", ending.jobs)} if self.do_xcom_push else None
+            )
+        return TriggerEvent(ending.event())  # type: ignore[no-untyped-call]
+
+    def _deadline(self) -> float:
+        if self.deadline is not None:
+            return self.deadline
+        timeout_after = getattr(self, "timeout_after", None)
+        return math.inf if timeout_after is None else timeout_after.timestamp() - self.backstop
+
+
+def _say(level: int, line: str) -> None:
+    # Airflow takes the line to the log of the task in whose context it is written.
+    log.log(level, "%s", line)

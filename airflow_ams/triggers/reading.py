@@ -1,0 +1,77 @@
+"""What the threads of a `ServicePool` read for `JobWatch`, and what its errors mean."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from airflow_ams.api.details import with_details
+from airflow_ams.api.errors import RefusedError, ServiceError, SignInError, TransientError
+from airflow_ams.api.model import JobState
+from airflow_ams.api.retries import NO_RETRIES
+
+if TYPE_CHECKING:
+    from airflow_ams.api import MediaService
+    from airflow_ams.api.model import Job
+    from airflow_ams.api.sweep import IsNews, Sweep, Swept
+
+_NOTHING: MappingProxyType[str, Any] = MappingProxyType({})
+
+
+def read_list(
+    service: MediaService, *, sweep: Sweep, wanted: Collection[str], is_news: IsNews
+) -> Swept | None:
+    """Sweep once; the watch's own back-off is what repeats it."""
+    return sweep.read(service, wanted, is_news, retries=NO_RETRIES)
+
+
+def read_job(
+    service: MediaService, *, job_id: str, ended: Job | None, outputs: bool, percent: bool
+) -> tuple[Job, ServiceError | None]:
+    """Fetch a job, and what the verdict on it needs.
+
+    :param ended: the job, if that much is known already
+    :param outputs: whether anybody wants to know what it wrote
+    :param percent: whether anybody wants to know how far it is
+    :returns: the job, and what kept the rest from being read
+    """
+    job = ended or service.get_job(job_id, retries=NO_RETRIES)
+    try:
+        if percent and job.state is JobState.PROCESSING:
+            return service.with_tasks(job, retries=NO_RETRIES), None
+        return with_details(service, job, outputs=outputs, retries=NO_RETRIES), None
+    except ServiceError as exc:
+        return job, exc
+
+
+def read_percent(service: MediaService, *, job: Job) -> Job:
+    """Read how far a job is."""
+    return service.with_tasks(job, retries=NO_RETRIES)
+
+
+def slim(found: Job, job_id: str, before: Job | None) -> Job:
+    """Leave out of a reading what a wait does not need, and keep the last percent until the next is read.
+
+    :param job_id: its id, of which there is one copy then
+    :param before: the reading before
+    """
+    raw = found.raw if found.state is JobState.UNKNOWN else _NOTHING
+    if before and found.state is JobState.PROCESSING and found.progress is None:
+        return replace(found, id=job_id, raw=raw, tasks=before.tasks, progress=before.progress)
+    tasks = tuple(replace(task, raw=_NOTHING, history=()) for task in found.tasks)
+    return replace(found, id=job_id, raw=raw, tasks=tasks)
+
+
+def is_about_all(error: ServiceError) -> bool:
+    """Whether a refusal is about who asks, or about the connection, and not about one job."""
+    if isinstance(error, SignInError):
+        return True
+    return isinstance(error, RefusedError) and error.status in (None, 401)
+
+
+def urgency(error: Exception) -> tuple[bool, float]:
+    """Sort errors: first what no repetition mends, then what asks for the longest pause."""
+    is_transient = isinstance(error, TransientError)
+    return is_transient, -(error.retry_after or 0.0) if isinstance(error, TransientError) else 0.0

@@ -1,0 +1,313 @@
+"""Who waits for which job in a `JobWatch`, and what they are told; does no I/O."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from typing import TypeVar
+
+from airflow_ams.api.details import without_details
+from airflow_ams.api.errors import RefusedError, ServiceError
+from airflow_ams.api.model import Job, JobState
+from airflow_ams.api.waiting import JobWait
+from airflow_ams.triggers.alarms import Alarms
+from airflow_ams.triggers.reading import slim
+from airflow_ams.triggers.schedule import EARLY, Schedule, Watched, jittered
+
+HEARTBEAT = 60.0
+"""Seconds between two looks at whether a task's log has been silent for too long."""
+
+LAST_LOOK = 2.0
+"""Seconds before its deadline at which a wait has its jobs read once more."""
+
+_SLICE = 0.005
+
+_T = TypeVar("_T")
+
+
+class Waiter:
+    """One waiting task.
+
+    :param wait: what the task knows of its jobs
+    :param interval: seconds between two readings of a job
+    :param deadline: when the wait ends, in epoch seconds
+    :param say: writes to the task's own log, given a level and a line
+    """
+
+    __slots__ = ("alarm", "context", "deadline", "done", "interval", "say", "told_of", "wait")
+
+    def __init__(
+        self, wait: JobWait, interval: float, deadline: float, say: Callable[[int, str], None]
+    ) -> None:
+        self.wait = wait
+        self.interval = interval
+        self.deadline = deadline
+        self.say = say
+        # The task's log is found by context variables, which the watch's own task does not have.
+        self.context = contextvars.copy_context()
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.alarm: int | None = None
+        self.told_of: float | None = None
+        """The outage that the task's log speaks of, by when it began."""
+
+    def log(self, line: str | None, level: int = logging.INFO) -> None:
+        """Write a line to the task's log, if there is one to write."""
+        if line:
+            self.context.run(self.say, level, line)
+
+
+class Waiters:
+    """Who waits for which job; tells them of each reading, and finds out what is to be read next.
+
+    Adding a waiter and letting one go costs the same however many there are. What goes through many of them
+    is done in slices, so that the event loop is never held up.
+
+    :param wake: called when there is something to read at once
+    """
+
+    def __init__(self, wake: Callable[[], None]) -> None:
+        self._wake = wake
+        self.schedule = Schedule()
+        self.joining: list[tuple[Waiter, float]] = []
+        self.jobs: dict[str, Watched] = {}
+        # Jobs to be fetched now.
+        self.gone: dict[str, Watched] = {}
+        # Jobs in Processing, of which somebody wants to know the percent; the next one first.
+        self.running: dict[str, Watched] = {}
+        self._waiters: dict[Waiter, None] = {}
+        self._alarms = Alarms(self._ring)
+        # Those whose lists of jobs have changed, and when to look whose log is silent.
+        self._touched: dict[Waiter, None] = {}
+        self._heartbeats: deque[tuple[float, list[Waiter]]] = deque()
+
+    def __len__(self) -> int:
+        return len(self._waiters)
+
+    def __iter__(self) -> Iterator[Waiter]:
+        return iter(list(self._waiters))
+
+    def join(self, waiter: Waiter, *, at_once: bool) -> None:
+        """Take somebody in; from the next round on, the jobs are read."""
+        left = max(0.0, waiter.deadline - LAST_LOOK - time.time())
+        pause = 0.0 if at_once else min(jittered(waiter.interval), left)
+        self._waiters[waiter] = None
+        self.joining.append((waiter, time.monotonic() + pause))
+        self._set_alarm(waiter)
+        self._wake()
+
+    async def admit(self, job_id: Callable[[str], str]) -> None:
+        """Begin to watch the jobs of those who have joined.
+
+        :param job_id: the service's `airflow_ams.api.MediaService.job_id`
+        """
+        joining, self.joining = self.joining, []
+        admitted = []
+        async for waiter, first in sliced(joining):
+            if waiter not in self._waiters:
+                continue
+            try:
+                waiter.wait.normalize(job_id)
+            except RefusedError as exc:
+                waiter.wait.refuse(str(exc))
+                self.finish(waiter)
+                continue
+            for pending in waiter.wait.pending:
+                self._watch(pending, waiter, first)
+            admitted.append(waiter)
+        if admitted:
+            self._heartbeats.append((time.monotonic() + HEARTBEAT, admitted))
+
+    def _watch(self, job_id: str, waiter: Waiter, first: float) -> None:
+        job = self.jobs.get(job_id)
+        if job is None:
+            job = self.jobs[job_id] = Watched(job_id, waiter.interval)
+        self.schedule.hurry(job, waiter.interval)
+        job.waiters = (*job.waiters, waiter)
+        if job.job is None:
+            self.schedule.add(job, first)
+        elif not job.job.state.is_final:
+            # Somebody waits for it already, so all that its next reading may bring is a change.
+            self._follow(job)
+            self._tell(waiter, job)
+
+    # -- readings
+
+    def is_news(self, job_id: str, state: JobState) -> bool:
+        """Tell a sweep which jobs to look at; called in its thread, for every active job of the account."""
+        job = self.jobs.get(job_id)
+        return job is not None and (job.job is None or job.job.state is not state)
+
+    def saw(self, found: Job, *, is_single: bool = False) -> None:
+        """Tell whoever waits for a job of a reading of it.
+
+        :param is_single: it was fetched, so it may not be in the list of the active jobs
+        """
+        job = self.jobs.get(found.id)
+        if job is None:
+            return
+        job.job = slim(found, job.id, job.job)
+        job.tries = 0
+        job.is_off_list = is_single
+        self.gone.pop(job.id, None)
+        self._follow(job)
+        for waiter in job.waiters:
+            self._tell(waiter, job)
+
+    def saw_without_details(self, job: Watched, found: Job, error: ServiceError) -> None:
+        """Tell of a job that has ended, although not all of it could be read."""
+        found, warning = without_details(found, error)
+        for waiter in job.waiters:
+            waiter.log(warning, logging.WARNING)
+        self.saw(found)
+
+    async def missed(self, job: Watched) -> None:
+        """Tell whoever waits for a job that the service knows none of that id."""
+        self.schedule.read(job, time.monotonic())
+        job.is_off_list = True
+        self.gone.pop(job.id, None)
+        async for waiter in sliced(job.waiters):
+            waiter.log(waiter.wait.miss(job.id))
+            self._judge(waiter, job)
+
+    def left(self, job_id: str, now: float) -> None:
+        """Have a job fetched that is not in the list; one that never is, only once an interval."""
+        job = self.jobs.get(job_id)
+        if job and (not job.is_off_list or job.read_at + job.interval * (1 - EARLY) <= now):
+            self.gone[job_id] = job
+
+    async def refuse(self, waiters: Iterable[Waiter], reason: str) -> None:
+        """End the waits of some, since asking again would bring the same."""
+        async for waiter in sliced(list(waiters)):
+            waiter.wait.refuse(reason)
+            self.finish(waiter)
+
+    async def tell_of_outage(self, since: float, line: str) -> None:
+        """Say in each task's log, once for each outage, that there is one."""
+        async for waiter in sliced([waiter for waiter in self if waiter.told_of != since]):
+            waiter.told_of = since
+            waiter.log(line, logging.WARNING)
+
+    async def report(self) -> None:
+        """Say in the tasks' logs what only the end of a round knows."""
+        touched, self._touched = self._touched, {}
+        async for waiter in sliced(touched):
+            waiter.log(waiter.wait.line(None))
+            self._set_alarm(waiter)
+        now = time.monotonic()
+        while self._heartbeats and self._heartbeats[0][0] <= now:
+            _, waiters = self._heartbeats.popleft()
+            going_on = [waiter for waiter in waiters if waiter in self._waiters]
+            async for waiter in sliced(going_on):
+                self._beat(waiter)
+            if going_on:
+                self._heartbeats.append((now + HEARTBEAT, going_on))
+
+    def _beat(self, waiter: Waiter) -> None:
+        job = self.jobs.get(next(iter(waiter.wait.pending), ""))
+        if job is not None and job.job is not None:
+            waiter.log(waiter.wait.line(job.job if waiter.wait.wants_progress else None, _percent_age(job)))
+
+    def _follow(self, job: Watched) -> None:
+        """Let a job have its turn in the reading of percent, if it has any and somebody wants to know."""
+        self.running.pop(job.id, None)
+        is_running = job.job is not None and job.job.state is JobState.PROCESSING
+        if is_running and any(waiter.wait.wants_progress for waiter in job.waiters):
+            self.running[job.id] = job
+
+    def _tell(self, waiter: Waiter, job: Watched) -> None:
+        if job.job is not None:
+            waiter.log(waiter.wait.see(job.job), logging.WARNING)
+        self._judge(waiter, job)
+
+    def _judge(self, waiter: Waiter, job: Watched) -> None:
+        """Draw the consequences of a reading of a job for one who waits for it."""
+        if not waiter.wait.wants_progress:
+            self._touched[waiter] = None
+        elif job.job is not None:
+            waiter.log(waiter.wait.line(job.job, _percent_age(job)))
+            self._set_alarm(waiter)
+        if job.id not in waiter.wait.pending:
+            self._unwatch(job, waiter)
+        if waiter.wait.ending is not None:
+            self.finish(waiter)
+
+    # -- endings
+
+    def finish(self, waiter: Waiter) -> None:
+        """Let a task go on whose wait has an ending."""
+        if not waiter.done.done():
+            waiter.done.set_result(None)
+        self.drop(waiter)
+
+    def drop(self, waiter: Waiter) -> None:
+        """Forget a waiter."""
+        if waiter not in self._waiters:
+            return
+        del self._waiters[waiter]
+        self._touched.pop(waiter, None)
+        self._alarms.drop(waiter, waiter.alarm)
+        for job_id in waiter.wait.pending:
+            if job := self.jobs.get(job_id):
+                self._unwatch(job, waiter)
+
+    def break_off(self, exc: BaseException) -> None:
+        """Let nobody wait for a watch that has broken down."""
+        for waiter in self:
+            if not waiter.done.done():
+                waiter.done.set_exception(exc)
+
+    def _unwatch(self, job: Watched, waiter: Waiter) -> None:
+        job.waiters = tuple(other for other in job.waiters if other is not waiter)
+        if not job.waiters and job.id in self.jobs:
+            for jobs in (self.jobs, self.gone, self.running):
+                jobs.pop(job.id, None)
+            self.schedule.remove(job)
+
+    def _set_alarm(self, waiter: Waiter) -> None:
+        """Set a waiter's alarm to its last look, its deadline, or the end of a job's time in the queue."""
+        if waiter not in self._waiters:
+            return
+        now = time.time()
+        last_look = waiter.deadline - LAST_LOOK
+        limits = waiter.wait.queue_limits.values()
+        at = last_look if last_look > now else waiter.deadline
+        waiter.alarm = self._alarms.set(
+            waiter, waiter.alarm, min([at, *(limit for limit in limits if limit > now)]) if limits else at
+        )
+
+    def _ring(self, waiter: Waiter) -> None:
+        waiter.alarm = None
+        now = time.time()
+        if now >= waiter.deadline:
+            job = self.jobs.get(next(iter(waiter.wait.pending), ""))
+            waiter.wait.time_out(job.job if job else None)
+            self.finish(waiter)
+            return
+        # Where a job stands is asked once more before its wait, or its time in the queue, is over.
+        limits = waiter.wait.queue_limits
+        is_last_look = now >= waiter.deadline - LAST_LOOK
+        for job_id in waiter.wait.pending if is_last_look else limits:
+            job = self.jobs.get(job_id)
+            if job is not None and (is_last_look or limits[job_id] <= now):
+                self.schedule.look(job)
+        self._set_alarm(waiter)
+        self._wake()
+
+
+async def sliced(items: Iterable[_T]) -> AsyncIterator[_T]:
+    """Yield items, and let others use the event loop after each slice of time."""
+    began = time.monotonic()
+    for item in items:
+        yield item
+        if time.monotonic() - began > _SLICE:
+            await asyncio.sleep(0)
+            began = time.monotonic()
+
+
+def _percent_age(job: Watched) -> float:
+    """Return how many seconds ago a job's percent was read."""
+    return time.monotonic() - job.percent_at
