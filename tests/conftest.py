@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import importlib
 import json
-import logging
 import os
 import shutil
 import socket
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -142,6 +138,8 @@ class Service:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            # Head and body are two writes, between which the kernel would wait for 40 ms.
+            disable_nagle_algorithm = True
 
             def _any(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
@@ -210,58 +208,6 @@ def connection(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
         return conn_id
 
     return define
-
-
-@pytest.fixture(scope="session")
-def airflow_database() -> None:
-    """Make Airflow's tables in the tests' own home; only 2.11 asks for them outside a running task."""
-    from airflow.utils.db import initdb
-
-    initdb()
-
-
-class _TaskInstance:
-    """Stands for the running task, which only Airflow's own runner makes; a sensor asks it when it began."""
-
-    dag_id, task_id, run_id, map_index, max_tries = "dag", "wait", "run", -1, 0
-
-    def __init__(self) -> None:
-        self.first_reschedule: datetime | None = None
-
-
-class _TaskInstance3(_TaskInstance):
-    def get_first_reschedule_date(self, _: Any) -> datetime | None:
-        """Answer as Airflow 3's runner does."""
-        return self.first_reschedule
-
-
-@pytest.fixture
-def wait(request: pytest.FixtureRequest) -> Callable[..., Any]:
-    """Run a sensor to its end as Airflow would, starting it again each time that it reschedules itself."""
-    from airflow.providers.common.compat.sdk import BaseSensorOperator
-
-    try:
-        from airflow.sdk.exceptions import AirflowRescheduleException
-    except ImportError:
-        from airflow.exceptions import AirflowRescheduleException
-    in_database = not BaseSensorOperator.__module__.startswith("airflow.sdk")
-
-    def run(sensor: Any, pokes: int = 500) -> Any:
-        # Airflow 3 logs by structlog, 2.11 by logging; this one is seen by caplog on both.
-        sensor._log = sensor._cached_logger = logging.getLogger("tests.wait")
-        if sensor.mode == "poke":
-            return sensor.execute({})
-        if in_database:
-            request.getfixturevalue("airflow_database")
-        ti = _TaskInstance() if in_database else _TaskInstance3()
-        for _ in range(pokes):
-            with suppress(AirflowRescheduleException):
-                return sensor.execute({"ti": ti})
-            ti.first_reschedule = ti.first_reschedule or datetime.now(timezone.utc)
-            time.sleep(sensor.poke_interval)
-        raise AssertionError(f"still waiting after {pokes} pokes")
-
-    return run
 
 
 @pytest.fixture

@@ -13,11 +13,9 @@ def trigger_argument(value: Any, what: str) -> Any:
     :raises ValueError: rendering it in the triggerer would hang it (Airflow 3.3), or cannot work
     """
     if isinstance(value, list | tuple):
-        return [trigger_argument(item, what) for item in value]
-    if isinstance(value, str):
-        _check_template(value, what)
-        return value
-    return f"{{{{ {_pull(value, what)} | tojson }}}}"
+        return [_text(item, what) or f"{{{{ {_pull(item, what)} }}}}" for item in value]
+    # As JSON, since it may be a list.
+    return _text(value, what) or f"{{{{ {_pull(value, what)} | tojson }}}}"
 
 
 def _pull(value: Any, what: str) -> str:
@@ -37,18 +35,19 @@ def _pull(value: Any, what: str) -> str:
     return f"ti.xcom_pull(task_ids={operator.task_id!r}, key={value.key!r}, map_indexes=-1)"
 
 
-def _check_template(text: str, what: str) -> None:
-    """Refuse a template that pulls an XCom without one number as ``map_indexes``."""
-    if "xcom_pull" not in text:
-        return
+def _text(value: Any, what: str) -> str:
+    """Return a text, or nothing if it is none; refuse one that pulls an XCom without one ``map_indexes``."""
+    if not isinstance(value, str) or "xcom_pull" not in value:
+        return value if isinstance(value, str) else ""
     import jinja2
 
-    for call in jinja2.Environment(autoescape=True).parse(text).find_all(jinja2.nodes.Call):
+    for call in jinja2.Environment(autoescape=True).parse(value).find_all(jinja2.nodes.Call):
         if getattr(call.node, "attr", None) == "xcom_pull" and not any(_is_number(k) for k in call.kwargs):
             raise ValueError(
                 f"{what} pulls an XCom without map_indexes; with start_from_trigger the triggerer of Airflow "
                 "3.3 hangs on that. Add map_indexes=-1, or give the task's .output"
             )
+    return value
 
 
 def _is_number(keyword: Any) -> bool:

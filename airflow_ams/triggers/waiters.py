@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import heapq
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
@@ -24,6 +26,7 @@ HEARTBEAT = 60.0
 LAST_LOOK = 2.0
 """Seconds before its deadline at which a wait has its jobs read once more."""
 
+_FEW = 50
 _SLICE = 0.005
 
 _T = TypeVar("_T")
@@ -72,7 +75,8 @@ class Waiters:
     def __init__(self, wake: Callable[[], None]) -> None:
         self._wake = wake
         self.schedule = Schedule()
-        self.joining: list[tuple[Waiter, float]] = []
+        self._joining: list[tuple[float, int, Waiter]] = []
+        self._joined = 0
         self.jobs: dict[str, Watched] = {}
         # Jobs to be fetched now.
         self.gone: dict[str, Watched] = {}
@@ -95,18 +99,42 @@ class Waiters:
         left = max(0.0, waiter.deadline - LAST_LOOK - time.time())
         pause = 0.0 if at_once else min(jittered(waiter.interval), left)
         self._waiters[waiter] = None
-        self.joining.append((waiter, time.monotonic() + pause))
+        self._joined += 1
+        heapq.heappush(self._joining, (time.monotonic() + pause, self._joined, waiter))
         self._set_alarm(waiter)
         self._wake()
 
-    async def admit(self, job_id: Callable[[str], str]) -> None:
-        """Begin to watch the jobs of those who have joined.
+    def next_due(self) -> float:
+        """Return when there is something to read; infinity if there is nothing."""
+        if self.gone:
+            return -math.inf
+        return min(self._joining[0][0] if self._joining else math.inf, self.schedule.next_due())
+
+    def take_newcomers(self, now: float) -> list[Waiter]:
+        """Return those who have joined and whose jobs are to be read now, or so soon that now will do."""
+        newcomers = []
+        while self._joining:
+            first, _, waiter = self._joining[0]
+            if waiter in self._waiters:
+                if first > now + EARLY * waiter.interval:
+                    break
+                newcomers.append(waiter)
+            heapq.heappop(self._joining)
+        return newcomers
+
+    def put_back(self, newcomers: list[Waiter]) -> None:
+        """Take newcomers next time."""
+        for waiter in newcomers:
+            self._joined += 1
+            heapq.heappush(self._joining, (-math.inf, self._joined, waiter))
+
+    async def admit(self, newcomers: list[Waiter], job_id: Callable[[str], str]) -> None:
+        """Begin to watch the jobs of newcomers.
 
         :param job_id: the service's `airflow_ams.api.MediaService.job_id`
         """
-        joining, self.joining = self.joining, []
         admitted = []
-        async for waiter, first in sliced(joining):
+        async for waiter in sliced(newcomers):
             if waiter not in self._waiters:
                 continue
             try:
@@ -116,32 +144,28 @@ class Waiters:
                 self.finish(waiter)
                 continue
             for pending in waiter.wait.pending:
-                self._watch(pending, waiter, first)
+                self._watch(pending, waiter)
             admitted.append(waiter)
         if admitted:
             self._heartbeats.append((time.monotonic() + HEARTBEAT, admitted))
 
-    def _watch(self, job_id: str, waiter: Waiter, first: float) -> None:
+    def _watch(self, job_id: str, waiter: Waiter) -> None:
         job = self.jobs.get(job_id)
         if job is None:
             job = self.jobs[job_id] = Watched(job_id, waiter.interval)
-        self.schedule.hurry(job, waiter.interval)
-        job.waiters = (*job.waiters, waiter)
-        if job.job is None:
-            self.schedule.add(job, first)
-        elif not job.job.state.is_final:
-            # Somebody waits for it already, so all that its next reading may bring is a change.
-            self._follow(job)
-            self._tell(waiter, job)
+        self.schedule.set_interval(job, min(job.interval, waiter.interval))
+        self.schedule.add(job)
+        job.enter(waiter)
+        job.is_asked_for = True
 
     # -- readings
 
     def is_news(self, job_id: str, state: JobState) -> bool:
         """Tell a sweep which jobs to look at; called in its thread, for every active job of the account."""
         job = self.jobs.get(job_id)
-        return job is not None and (job.job is None or job.job.state is not state)
+        return job is not None and (job.is_asked_for or job.job is None or job.job.state is not state)
 
-    def saw(self, found: Job, *, is_single: bool = False) -> None:
+    async def saw(self, found: Job, *, is_single: bool = False) -> None:
         """Tell whoever waits for a job of a reading of it.
 
         :param is_single: it was fetched, so it may not be in the list of the active jobs
@@ -151,25 +175,26 @@ class Waiters:
             return
         job.job = slim(found, job.id, job.job)
         job.tries = 0
+        job.is_asked_for = False
         job.is_off_list = is_single
         self.gone.pop(job.id, None)
         self._follow(job)
-        for waiter in job.waiters:
+        async for waiter in sliced(list(job.waiters)):
             self._tell(waiter, job)
 
-    def saw_without_details(self, job: Watched, found: Job, error: ServiceError) -> None:
+    async def saw_without_details(self, job: Watched, found: Job, error: ServiceError) -> None:
         """Tell of a job that has ended, although not all of it could be read."""
         found, warning = without_details(found, error)
-        for waiter in job.waiters:
+        async for waiter in sliced(list(job.waiters)):
             waiter.log(warning, logging.WARNING)
-        self.saw(found)
+        await self.saw(found)
 
     async def missed(self, job: Watched) -> None:
         """Tell whoever waits for a job that the service knows none of that id."""
         self.schedule.read(job, time.monotonic())
         job.is_off_list = True
         self.gone.pop(job.id, None)
-        async for waiter in sliced(job.waiters):
+        async for waiter in sliced(list(job.waiters)):
             waiter.log(waiter.wait.miss(job.id))
             self._judge(waiter, job)
 
@@ -219,7 +244,7 @@ class Waiters:
             self.running[job.id] = job
 
     def _tell(self, waiter: Waiter, job: Watched) -> None:
-        if job.job is not None:
+        if job.job is not None and waiter in self._waiters:
             waiter.log(waiter.wait.see(job.job), logging.WARNING)
         self._judge(waiter, job)
 
@@ -261,11 +286,15 @@ class Waiters:
                 waiter.done.set_exception(exc)
 
     def _unwatch(self, job: Watched, waiter: Waiter) -> None:
-        job.waiters = tuple(other for other in job.waiters if other is not waiter)
+        job.quit(waiter)
         if not job.waiters and job.id in self.jobs:
             for jobs in (self.jobs, self.gone, self.running):
                 jobs.pop(job.id, None)
             self.schedule.remove(job)
+        elif len(job.waiters) <= _FEW:
+            self.schedule.set_interval(
+                job, min((other.interval for other in job.waiters), default=job.interval)
+            )
 
     def _set_alarm(self, waiter: Waiter) -> None:
         """Set a waiter's alarm to its last look, its deadline, or the end of a job's time in the queue."""
@@ -293,7 +322,8 @@ class Waiters:
         for job_id in waiter.wait.pending if is_last_look else limits:
             job = self.jobs.get(job_id)
             if job is not None and (is_last_look or limits[job_id] <= now):
-                self.schedule.look(job)
+                job.is_asked_for = True
+                self.schedule.add(job)
         self._set_alarm(waiter)
         self._wake()
 

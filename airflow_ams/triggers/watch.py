@@ -156,9 +156,8 @@ class JobWatch:
     async def _rest(self) -> None:
         while True:
             self._wake.clear()
-            is_urgent = self._waiters.joining or self._waiters.gone
-            due = -math.inf if is_urgent else self._waiters.schedule.next_due()
-            delay = max(due, self._trouble.quiet_until, self._not_before) - time.monotonic()
+            due = max(self._waiters.next_due(), self._trouble.quiet_until, self._not_before)
+            delay = due - time.monotonic()
             if delay <= 0:
                 return
             try:
@@ -168,8 +167,7 @@ class JobWatch:
 
     async def _round(self) -> None:
         waiters = self._waiters
-        if waiters.joining:
-            await waiters.admit(await self._pool.call(lambda service: service.job_id))
+        await self._admit()
         due = waiters.schedule.due(time.monotonic())
         is_many = len(due) > JOBS_PER_PAGE
         if is_many and self._sweep.is_in_doubt:
@@ -182,6 +180,17 @@ class JobWatch:
             await self._read_percent()
         await waiters.report()
 
+    async def _admit(self) -> None:
+        newcomers = self._waiters.take_newcomers(time.monotonic())
+        if not newcomers:
+            return
+        try:
+            job_id = await self._pool.call(lambda service: service.job_id)
+        except Exception:
+            self._waiters.put_back(newcomers)
+            raise
+        await self._waiters.admit(newcomers, job_id)
+
     async def _read_list(self, due: list[Watched]) -> list[Watched]:
         """Sweep; return those of the jobs that are due and have not been read by it."""
         waiters, began = self._waiters, time.monotonic()
@@ -193,7 +202,7 @@ class JobWatch:
             return due
         self._answered()
         async for job in sliced(swept.news):
-            waiters.saw(job)
+            await waiters.saw(job)
         if not swept.is_complete:
             for job_id in swept.seen & waiters.jobs.keys():
                 waiters.schedule.read(waiters.jobs[job_id], began)
@@ -220,14 +229,15 @@ class JobWatch:
         gone = self._waiters.gone
         jobs = [*gone.values(), *(job for job in batch if job.id not in gone)]
         queue = iter(jobs)
-        errors: list[Exception] = []
+        answers, errors = list[Watched](), list[Exception]()
 
         async def fetch() -> None:
             for job in queue:
-                if errors:
+                if _is_hopeless(errors, len(answers)):
                     return
                 try:
                     await self._fetch(job, with_percent=with_percent)
+                    answers.append(job)
                 except Exception as exc:
                     errors.append(exc)
 
@@ -253,11 +263,11 @@ class JobWatch:
             await self._waiters.refuse(job.waiters, str(exc))
             return
         self._answered()
-        self._took(job, found, error, percent=percent)
+        await self._took(job, found, error, percent=percent)
         if error is not None and (isinstance(error, TransientError) or is_about_all(error)):
             raise error
 
-    def _took(self, job: Watched, found: Job, error: ServiceError | None, *, percent: bool) -> None:
+    async def _took(self, job: Watched, found: Job, error: ServiceError | None, *, percent: bool) -> None:
         """Take a fetched job to whoever waits for it.
 
         :param error: what kept its errors, or outputs, from being read; that is tried a few times
@@ -267,13 +277,13 @@ class JobWatch:
         self._waiters.schedule.read(job, time.monotonic())
         if error is None or not found.state.is_final:
             job.percent_at = time.monotonic() if percent else job.percent_at
-            self._waiters.saw(found, is_single=True)
+            await self._waiters.saw(found, is_single=True)
         elif isinstance(error, TransientError) and job.tries + 1 < _MAX_TRIES:
             job.tries += 1
             job.job = found
             self._waiters.gone[job.id] = job
         else:
-            self._waiters.saw_without_details(job, found, error)
+            await self._waiters.saw_without_details(job, found, error)
 
     async def _read_percent(self) -> None:
         """Read the percent of one job, each in its turn: one request a round, however many wait."""
@@ -291,7 +301,7 @@ class JobWatch:
             return
         if job.waiters and job.job.state is JobState.PROCESSING:
             job.percent_at = time.monotonic()
-            self._waiters.saw(found)
+            await self._waiters.saw(found)
 
     # -- trouble
 
@@ -336,6 +346,13 @@ class JobWatch:
         self._counted_requests = requests
         Stats.gauge("ams.watch.waits", len(self._waiters), tags=tags)
         Stats.gauge("ams.watch.outage_seconds", self._trouble.lasted(time.monotonic()), tags=tags)
+
+
+def _is_hopeless(errors: list[Exception], answers: int) -> bool:
+    """Whether to leave the service alone: it asks for that, refuses us, or gives more errors than answers."""
+    if len(errors) > answers + 2:
+        return True
+    return any(getattr(error, "retry_after", None) or isinstance(error, RefusedError) for error in errors)
 
 
 def _canceled(job_id: str, call: asyncio.Future[str]) -> str:

@@ -17,7 +17,7 @@ import requests
 import trustme
 
 from airflow_ams.api.errors import RefusedError, TransientError
-from airflow_ams.api.transport import NO_RETRIES
+from airflow_ams.api.retries import NO_RETRIES
 from airflow_ams.api.wire import MAX_BODY
 from airflow_ams.hooks.ams import AmsHook
 from airflow_ams.sensors.ams import AmsJobSensor

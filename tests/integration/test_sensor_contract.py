@@ -10,11 +10,12 @@ from airflow.providers.common.compat.sdk import AirflowSensorTimeout, AirflowSki
 
 from airflow_ams.exceptions import AmsJobCanceled, AmsJobFailed, AmsJobNotFound, AmsRefused
 from airflow_ams.sensors.ams import AmsJobSensor
+from tests.integration.waits import JOBS, MODES, in_step, lines, sensor
+from tests.integration.waits import UNKNOWN as ID
 
 if TYPE_CHECKING:
     from airflow_ams.emulator.process import Emulator
 
-ID = "nb:jid:UUID:f3c43f94-327f-2347-90bb-3bf79f8559f1"
 STUCK = [{"state": "Processing", "progress": 40}]
 ERRORS = [
     {"code": "ErrorParsingConfiguration", "message": "bad preset"},
@@ -69,8 +70,19 @@ FLAGS: dict[str, dict[str, bool]] = {
 }
 
 
+def check_end(run: Callable[[], Any], flag: str, kind: type[Exception]) -> str:
+    """Run a wait that ends badly: it raises the outcome's exception, or skips because of it; return why."""
+    skipped = flag in ("soft_fail", "never_fail")
+    with pytest.raises(AirflowSkipException if skipped else kind) as caught:
+        run()
+    reason = caught.value.__cause__ if skipped else caught.value
+    assert type(reason) is kind
+    assert not skipped or str(caught.value) == f"Skipping due to {flag} is set to True."
+    return str(reason)
+
+
 @pytest.mark.parametrize("flag", list(FLAGS))
-@pytest.mark.parametrize("mode", ["poke", "reschedule"])
+@pytest.mark.parametrize("mode", list(MODES))
 @pytest.mark.parametrize("outcome", list(OUTCOMES))
 def test_every_end_is_the_same_in_every_mode(
     outcome: str,
@@ -81,45 +93,146 @@ def test_every_end_is_the_same_in_every_mode(
     wait: Callable[..., Any],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """The exception of the outcome; skipped under soft_fail and never_fail (which waits for no time-out)."""
+    """The exception of the outcome; skipped under soft_fail and never_fail, and never deferred."""
     connection("ams_bad", **{**ams_emulator.connection, "schema": "x"})
     connection("ams_wrong", **{**ams_emulator.connection, "password": "wrong-key-entirely"})
     arrange, kind, words = OUTCOMES[outcome]
-    arguments: dict[str, Any] = {"timeout": 60, "poke_interval": 0.05, **FLAGS[flag], **arrange(ams_emulator)}
-    sensor = AmsJobSensor(task_id="wait", mode=mode, **arguments)
+    made = sensor(**MODES[mode], **FLAGS[flag], **arrange(ams_emulator))
     if kind is None:
-        assert wait(sensor)["state"] == "Finished"
+        assert wait(made)["state"] == "Finished"
         return
-    skipped = flag == "soft_fail" or (flag == "never_fail" and kind is not AirflowSensorTimeout)
-    with caplog.at_level("WARNING"), pytest.raises(AirflowSkipException if skipped else kind) as caught:
-        wait(sensor)
-    if not skipped:
-        assert type(caught.value) is kind
-    reason = caught.value.__cause__ if skipped and kind is not AirflowSensorTimeout else caught.value
+    with caplog.at_level("WARNING"):
+        reason = check_end(lambda: wait(made), flag, kind)
     for word in words:
-        assert word in str(reason)
-    if skipped and kind is not AirflowSensorTimeout:
-        assert str(reason) in caplog.text, "a skipped task says why"
+        assert word in reason
+    if flag in ("soft_fail", "never_fail"):
+        assert reason in caplog.text, "a skipped task says why"
+
+
+def advance(ams: Emulator) -> None:
+    """Let an hour pass."""
+    ams.advance(3600)
+
+
+def refuse(status: int) -> Callable[[Emulator], None]:
+    """Answer all reads with a status from now on."""
+    return lambda ams: ams.inject({"when": {"path": "^Jobs"}, "then": {"status": status}})
+
+
+def nothing(_: Emulator) -> None:
+    """Let the time-out come."""
+
+
+GONE = (
+    "The service has no job ID (asked for 0 s). Is the id of another account? "
+    "The service deletes the records of jobs after 90 days"
+)
+REFUSED = "The service refused the request"
+WORKING = {"state": "Processing", "seconds": 3600, "progress": 40}
+FAILING = {"tasks": 2, "error": ERRORS, "states": [WORKING, "Error"]}
+LATER: dict[str, tuple[dict[str, Any], Callable[[Emulator], None], type[Exception] | None, str]] = {
+    "finished": ({"states": [WORKING, "Finished"]}, advance, None, ""),
+    "error": (
+        FAILING,
+        advance,
+        AmsJobFailed,
+        "Job 'Encode' (ID) failed: Encode: ErrorParsingConfiguration: bad preset; Encode: ErrorB: worse",
+    ),
+    "canceled": (
+        {"states": [WORKING, "Canceled"]},
+        advance,
+        AmsJobCanceled,
+        "Job 'Encode' (ID) was canceled",
+    ),
+    "vanished": (
+        {"states": [WORKING], "vanish_after": 3600},
+        advance,
+        AmsJobNotFound,
+        GONE,
+    ),
+    "400": (
+        {"states": [WORKING]},
+        refuse(400),
+        AmsRefused,
+        f"{REFUSED} (400",
+    ),
+    "401": (
+        {"states": [WORKING]},
+        refuse(401),
+        AmsRefused,
+        f"{REFUSED} (401",
+    ),
+    "403": ({"states": [WORKING]}, refuse(403), AmsRefused, f"{REFUSED} (403"),
+    "time-out": (
+        {"states": [{**WORKING, "state": "Processing"}]},
+        nothing,
+        AirflowSensorTimeout,
+        "Timed out after 0.6 s (timeout). Job 'Encode' (ID) is Processing, 40 % (Encode: Processing 40 %)",
+    ),
+    "queue time-out": (
+        {"states": [{"state": "Queued", "seconds": 3600}, "Finished"]},
+        nothing,
+        AirflowSensorTimeout,
+        "Job 'Encode' (ID) is Queued, and has been for longer than queue_timeout (0.5 s)",
+    ),
+}
+LIMITS: dict[str, dict[str, Any]] = {
+    "time-out": {"timeout": 0.6},
+    "queue time-out": {"queue_timeout": 0.5},
+    "vanished": {"not_found_grace": 0},
+}
+# The flags are the framework's own code, but for a deferred task.
+LATER_CASES = [
+    (outcome, mode, flag)
+    for outcome in LATER
+    for mode in MODES
+    for flag in FLAGS
+    if mode == "deferrable" or flag in ("plain", "soft_fail")
+]
+
+
+@pytest.mark.parametrize(("outcome", "mode", "flag"), LATER_CASES)
+def test_every_later_end_is_the_same_in_every_mode(
+    outcome: str,
+    mode: str,
+    flag: str,
+    ams_emulator: Emulator,
+    wait: Callable[..., Any],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """What becomes of the job once the wait has begun, or been deferred: same exception, same words."""
+    script, action, kind, text = LATER[outcome]
+    job_id = ams_emulator.submit_scripted(name="Encode", **script)
+    made = sensor(job_id, **MODES[mode], **FLAGS[flag], **LIMITS.get(outcome, {}))
+    with in_step(ams_emulator, lambda: action(ams_emulator)), caplog.at_level("WARNING"):
+        if kind is None:
+            assert wait(made)["state"] == "Finished"
+            return
+        reason = check_end(lambda: wait(made), flag, kind)
+    assert reason.startswith(text.replace("ID", job_id))
+    assert reason == text.replace("ID", job_id) or text.startswith(REFUSED)
+    assert flag not in ("soft_fail", "never_fail") or reason in caplog.text
 
 
 def test_the_xcom_is_the_same_in_every_mode(ams_emulator: Emulator, wait: Callable[..., Any]) -> None:
-    """One small JSON document, whether the job was final at the first poll or later, in either mode."""
+    """The complaint: XCom differs between modes, or is lost. It is one small JSON document in all of them."""
     ams_emulator.freeze()
     states = [{"state": "Queued", "seconds": 2}, {"state": "Processing", "seconds": 60}, "Finished"]
     job_id = ams_emulator.submit_scripted(
         name="Encode", states=states, outputs=[{"name": "a.mp4", "size": 1}]
     )
-    ams_emulator.advance(62)
+    with in_step(ams_emulator, lambda: ams_emulator.advance(62)):
+        waited = wait(sensor(job_id, deferrable=True))
     documents = [
-        wait(AmsJobSensor(task_id="wait", job_id=job_id, mode=mode)) for mode in ("poke", "reschedule")
+        wait(AmsJobSensor(task_id="wait", job_id=job_id, **arguments)) for arguments in MODES.values()
     ]
-    assert documents[0] == documents[1]
-    (output,) = documents[0].pop("outputs")
+    assert all(document == waited for document in documents)
+    (output,) = waited.pop("outputs")
     assert set(output) == {"asset_id", "name", "uri"}
-    created = documents[0].pop("created")
-    started, over = documents[0].pop("started"), documents[0].pop("ended")
+    created = waited.pop("created")
+    started, over = waited.pop("started"), waited.pop("ended")
     assert created < started < over
-    assert documents[0] == {
+    assert waited == {
         "id": job_id,
         "name": "Encode",
         "state": "Finished",
@@ -129,15 +242,40 @@ def test_the_xcom_is_the_same_in_every_mode(ams_emulator: Emulator, wait: Callab
     }
 
 
-@pytest.mark.parametrize("mode", ["poke", "reschedule"])
+@pytest.mark.parametrize("mode", list(MODES))
 def test_a_late_end_gives_the_same_document(
     mode: str, ams_emulator: Emulator, wait: Callable[..., Any]
 ) -> None:
     """A wait that had to wait returns what one that came late returns."""
-    job_id = ams_emulator.submit_scripted(states=[{"state": "Processing", "seconds": 0.5}, "Finished"])
-    waited = wait(AmsJobSensor(task_id="wait", job_id=job_id, mode=mode, poke_interval=0.1, timeout=60))
+    job_id = ams_emulator.submit_scripted(states=[WORKING, "Finished"])
+    with in_step(ams_emulator, lambda: ams_emulator.advance(3600), reads=2):
+        waited = wait(sensor(job_id, **MODES[mode]))
     assert waited == wait(AmsJobSensor(task_id="late", job_id=job_id))
-    assert len(ams_emulator.requests(r"^Jobs\(\)$")) > 2
+    assert len(ams_emulator.requests(JOBS)) > 2
+
+
+def test_a_deferred_wait_says_what_a_poking_one_says(
+    ams_emulator: Emulator, wait: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Both logs have a line for each change of state or percent; the triggerer repeats the worker's last."""
+    states = [
+        {"state": "Queued", "seconds": 10},
+        {"state": "Processing", "seconds": 10, "progress": 40},
+        {"state": "Processing", "seconds": 10, "progress": 80},
+        {"state": "Canceling", "seconds": 10},
+        "Finished",
+    ]
+    ams_emulator.freeze()
+    said = {}
+    for mode in ("poke", "deferrable"):
+        job_id = ams_emulator.submit_scripted(name="Encode", states=states)
+        caplog.clear()
+        steps = [lambda: ams_emulator.advance(10)] * 4
+        with in_step(ams_emulator, *steps, reads=2), caplog.at_level("INFO"):
+            wait(sensor(job_id, **MODES[mode]))
+        said[mode] = [line.replace(job_id, "ID") for line in lines(caplog)]
+    assert said["deferrable"] == [said["poke"][0], *said["poke"]]
+    assert len(said["poke"]) == 5
 
 
 def test_a_bare_execute_works(ams_emulator: Emulator) -> None:

@@ -13,16 +13,17 @@ import pytest
 from airflow.providers.common.compat.sdk import AirflowSensorTimeout
 
 from airflow_ams.api.errors import RefusedError, TransientError, UncertainError
-from airflow_ams.api.transport import NO_RETRIES
+from airflow_ams.api.retries import NO_RETRIES
 from airflow_ams.api.wire import MAX_BODY
 from airflow_ams.exceptions import AmsRefused
 from airflow_ams.hooks.ams import AmsHook
 from airflow_ams.sensors.ams import AmsJobSensor
+from tests.integration.waits import UNKNOWN as ID
+from tests.integration.waits import sensor
 
 if TYPE_CHECKING:
     from airflow_ams.emulator.process import Emulator
 
-ID = "nb:jid:UUID:f3c43f94-327f-2347-90bb-3bf79f8559f1"
 PAST = formatdate(0, usegmt=True)
 TROUBLE: dict[str, dict[str, Any]] = {
     "408": {"status": 408},
@@ -71,8 +72,7 @@ def test_a_wait_outlives_it(
     job_id = ams_emulator.submit_scripted(states=["Finished"])
     ams_emulator.inject({"when": {"path": JOBS}, "then": TROUBLE[trouble], "times": 9})
     with caplog.at_level(logging.WARNING):
-        sensor = AmsJobSensor(task_id="wait", job_id=job_id, poke_interval=0.05, timeout=60)
-        assert wait(sensor)["state"] == "Finished"
+        assert wait(sensor(job_id))["state"] == "Finished"
     assert len(ams_emulator.requests(JOBS)) == 10
     warnings = [record.getMessage() for record in caplog.records if record.name == "tests.wait"]
     assert len(warnings) == 2, "four tries a poke"
@@ -100,7 +100,7 @@ def test_trouble_without_end_is_a_time_out(
     ams_emulator.inject({"when": {"path": JOBS}, "then": fault})
     timeout = 0.5 if mode == "poke" else 0
     with pytest.raises(AirflowSensorTimeout):
-        wait(AmsJobSensor(task_id="wait", job_id=ID, mode=mode, poke_interval=0.05, timeout=timeout))
+        wait(sensor(ID, mode=mode, timeout=timeout))
 
 
 def test_trouble_of_the_sign_in_is_waited_out(
@@ -111,7 +111,7 @@ def test_trouble_of_the_sign_in_is_waited_out(
     ams_emulator.clear_requests()
     fault = {"status": 503, "body": "html"}
     ams_emulator.inject({"when": {"path": "OAuth2-13"}, "then": fault, "times": 6})
-    wait(AmsJobSensor(task_id="wait", job_id=job_id, poke_interval=0.05, timeout=60))
+    wait(sensor(job_id))
     assert len(ams_emulator.requests("OAuth2-13")) == 7
 
 

@@ -22,7 +22,8 @@ LAYERS = {
     "exceptions": set(),
     "provider_info": set(),
     "hooks": {"hooks", "api", "provider_info"},
-    "sensors": {"sensors", "hooks", "api", "exceptions"},
+    "triggers": {"triggers", "hooks", "api"},
+    "sensors": {"sensors", "triggers", "hooks", "api", "exceptions"},
 }
 
 
@@ -61,7 +62,7 @@ def layer_of(path: Path) -> str:
     "path", [p for p in CLIENT if layer_of(p) in LAYERS], ids=lambda path: str(path.relative_to(ROOT))
 )
 def test_imports_run_one_way(path: Path) -> None:
-    """Sensors import hooks, hooks import api, and nothing imports upwards."""
+    """Sensors import triggers, both import hooks, hooks import api, and nothing imports upwards."""
     layer = layer_of(path)
     own = {name.split(".")[1] for name in imports(path) if name.startswith("airflow_ams.")}
     assert own - {"__version__"} <= LAYERS[layer]
@@ -124,6 +125,23 @@ def test_a_dag_file_does_not_pay_for_the_transport() -> None:
     ours = loaded_by("import airflow_ams.sensors.ams, airflow_ams.hooks.ams")
     assert not (roots(ours) - roots(base)) & heavy
     assert not [name for name in ours if name.startswith("airflow_ams.emulator")]
+    assert "airflow_ams.api.transport" not in ours
+
+
+def test_a_dag_file_does_not_pay_for_the_trigger() -> None:
+    """Importing the sensor loads neither our triggers nor Airflow's, whose base alone takes a second."""
+    ours = loaded_by("import airflow_ams.sensors.ams")
+    assert not [name for name in ours if name.startswith("airflow_ams.triggers")]
+    assert "airflow.triggers.base" not in ours - loaded_by(
+        "from airflow.providers.common.compat.sdk import BaseSensorOperator"
+    )
+
+
+def test_loading_the_trigger_loads_no_transport() -> None:
+    """The first import of a trigger holds up the triggerer's loop; `requests` is loaded in a thread."""
+    base = loaded_by("import airflow.triggers.base")
+    ours = loaded_by("import airflow_ams.triggers.ams")
+    assert not (roots(ours) - roots(base)) & {"requests", "urllib3", "tenacity", "azure", "msal"}
     assert "airflow_ams.api.transport" not in ours
 
 

@@ -21,7 +21,7 @@ def test_the_defaults() -> None:
     assert set(sensor.template_fields) == {"job_id", "ams_conn_id"}
 
 
-@pytest.mark.parametrize("job_id", [None, 7, 7.5, b"nb", [ID], (ID,), {"id": ID}])
+@pytest.mark.parametrize("job_id", [None, 7, 7.5, b"nb", {"id": ID}, {ID}, [ID, 7], [None], [[ID]], ([ID],)])
 def test_a_job_id_of_another_type_is_refused_when_the_dag_is_read(job_id: Any) -> None:
     """The message names the task."""
     with pytest.raises(TypeError, match="'wait'"):

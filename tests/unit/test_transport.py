@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 
 from airflow_ams.api import wire as module
 from airflow_ams.api.errors import RefusedError, ServiceError, TransientError, UncertainError
+from airflow_ams.api.retries import NO_RETRIES, Retries
 from airflow_ams.api.tokens import CachedTokens, StaticToken
-from airflow_ams.api.transport import NO_RETRIES, Retries, Transport
+from airflow_ams.api.transport import Transport
 from airflow_ams.api.wire import Answer
 from tests.unit.stub_wire import StubWire
 

@@ -12,8 +12,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from airflow_ams.api.errors import JobNotFoundError, MalformedIdError
+from airflow_ams.api.retries import NO_RETRIES
 from airflow_ams.api.tokens import StaticToken
-from airflow_ams.api.transport import NO_RETRIES, Transport
+from airflow_ams.api.transport import Transport
 from airflow_ams.api.v2 import EXAMPLE_ID, V2Service
 from airflow_ams.api.wire import Answer
 from tests.unit.stub_wire import StubWire

@@ -1,0 +1,207 @@
+"""A watch never ends, so tokens end and keys are changed under it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.integration.account import FINISHED, QUEUED, Account
+from tests.integration.waits import lines, running, trigger, until
+
+WAITS = [3, 20]
+
+
+class Door:
+    """Signs in at an account, and turns away who has no token of today's.
+
+    :param key: what the account is opened with
+    """
+
+    def __init__(self, account: Account, key: str) -> None:
+        self.key = key
+        self.day = 1
+        self.sign_ins: list[int] = []
+        self._account = account
+        account.trouble = self.check
+
+    def check(self, seen: Any) -> Any:
+        """Answer a sign-in, or a request without a good token."""
+        reply = self._account.reply
+        if "token" in seen.path:
+            is_right = seen.form["client_secret"] == self.key
+            self.sign_ins.append(200 if is_right else 400)
+            if not is_right:
+                return reply(400, {"error": "invalid_client"})
+            return reply(200, {"access_token": f"token-{self.key}-{self.day}", "expires_in": "3600"})
+        if seen.headers.get("Authorization") in (
+            f"Bearer token-{self.key}-{self.day}",
+            f"Bearer {self.key}",
+        ):
+            return None
+        return reply(401, {"error": {"message": "who are you?"}})
+
+
+async def through(
+    account: Account, ids: list[str], change: Callable[[], object], goes_on: bool = True
+) -> list[Any]:
+    """Let waits begin well, change something, and see how they end."""
+    async with running([trigger(job_id, account.conn_id) for job_id in ids]) as tasks:
+        await until(lambda: len(account.lists()) >= 2 or len(account.singles()) >= 2 * len(ids))
+        change()
+        before = len(account.seen)
+        await until(lambda: len(account.seen) >= before + 8 or all(task.done() for task in tasks))
+        if goes_on:
+            assert not any(task.done() for task in tasks)
+            account.put(ids, FINISHED)
+        return await asyncio.wait_for(asyncio.gather(*tasks), 30)
+
+
+@pytest.mark.parametrize("waits", WAITS)
+def test_an_expired_token_is_renewed_once_for_all(
+    account: Account,
+    connection: Callable[..., str],
+    waits: int,
+    caplog: pytest.LogCaptureFixture,
+    quick_back_off: None,
+) -> None:
+    """The complaint: tokens expire during long waits. There is one more sign-in, and nobody hears of it."""
+    door = Door(account, "k3y")
+    extra = {"token_url": account.base_url + "token"}
+    connection(account.conn_id, host=account.base_url, login="me", password="k3y", extra=extra)
+    events = asyncio.run(through(account, account.add(waits, QUEUED), lambda: setattr(door, "day", 2)))
+    assert {event["outcome"] for event in events} == {"succeeded"}
+    assert door.sign_ins == [200, 200]
+    assert lines(caplog, 30) == []
+
+
+@pytest.mark.parametrize("waits", WAITS)
+@pytest.mark.parametrize("way", ["bearer", "acs"])
+def test_a_changed_key_is_found(
+    account: Account, connection: Callable[..., str], waits: int, way: str, quick_back_off: None
+) -> None:
+    """Before a second 401 becomes final the connection is read anew: the key may have been rotated."""
+    door = Door(account, "old-key")
+    fields: dict[str, Any] = {"host": account.base_url}
+    if way == "acs":
+        fields |= {"login": "me", "extra": {"token_url": account.base_url + "token"}}
+    connection(account.conn_id, **fields, password="old-key")
+
+    def rotate() -> None:
+        connection(account.conn_id, **fields, password="new-key")
+        door.key = "new-key"
+
+    events = asyncio.run(through(account, account.add(waits, QUEUED), rotate))
+    assert {event["outcome"] for event in events} == {"succeeded"}
+
+
+@pytest.mark.parametrize("waits", WAITS)
+@pytest.mark.parametrize("way", ["bearer", "acs"])
+def test_a_key_that_is_no_longer_good_ends_all(
+    account: Account, connection: Callable[..., str], waits: int, way: str, quick_back_off: None
+) -> None:
+    """The connection says what it said before, so asking again would bring the same."""
+    door = Door(account, "old-key")
+    fields: dict[str, Any] = {"host": account.base_url, "password": "old-key"}
+    if way == "acs":
+        fields |= {"login": "me", "extra": {"token_url": account.base_url + "token"}}
+    connection(account.conn_id, **fields)
+    ids = account.add(waits, QUEUED)
+    events = asyncio.run(through(account, ids, lambda: setattr(door, "key", "new-key"), goes_on=False))
+    assert {event["outcome"] for event in events} == {"refused"}
+    assert len({event["text"] for event in events}) == 1
+    assert "password" in events[0]["text"]
+    assert "old-key" not in json.dumps(events)
+
+
+def test_the_connection_is_read_once(
+    account: Account, monkeypatch: pytest.MonkeyPatch, quick_back_off: None
+) -> None:
+    """Many waits, one read of the connection, on the event loop, and none of it in the threads."""
+    from airflow_ams.triggers import pool
+
+    read: list[str] = []
+    get: Any = vars(pool)["get_async_connection"]
+
+    async def counted(conn_id: str) -> Any:
+        read.append(conn_id)
+        return await get(conn_id)
+
+    monkeypatch.setattr(pool, "get_async_connection", counted)
+    asyncio.run(through(account, account.add(20), lambda: None))
+    assert read == [account.conn_id]
+
+
+def test_a_connection_that_vanishes_ends_all(
+    account: Account, monkeypatch: pytest.MonkeyPatch, quick_back_off: None
+) -> None:
+    """When the token is refused and there is no connection any more, the message says the latter."""
+
+    def vanish() -> None:
+        monkeypatch.delenv("AIRFLOW_CONN_AMS_ACCOUNT")
+        account.trouble = lambda _: account.reply(401, {})
+
+    events = asyncio.run(through(account, account.add(3, QUEUED), vanish, goes_on=False))
+    assert {event["outcome"] for event in events} == {"refused"}
+    assert "ams_account" in events[0]["text"]
+
+
+def test_a_connection_that_is_not_needed_anew_may_vanish(
+    account: Account, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A watch that runs well does not notice."""
+    change = lambda: monkeypatch.delenv("AIRFLOW_CONN_AMS_ACCOUNT")  # noqa: E731
+    events = asyncio.run(through(account, account.add(3, QUEUED), change))
+    assert {event["outcome"] for event in events} == {"succeeded"}
+
+
+@pytest.mark.parametrize("when", ["at first", "after a 401"])
+def test_a_secrets_backend_that_is_down_is_waited_out(
+    account: Account, monkeypatch: pytest.MonkeyPatch, when: str, quick_back_off: None
+) -> None:
+    """That the connection cannot be read says nothing about the jobs: it is trouble, and not an end."""
+    from airflow_ams.triggers import pool
+
+    door = Door(account, "a-token")
+    failures = 3 if when == "at first" else 0
+    read: list[str] = []
+    get: Any = vars(pool)["get_async_connection"]
+
+    async def fail_at_first(conn_id: str) -> Any:
+        nonlocal failures
+        read.append(conn_id)
+        if failures:
+            failures -= 1
+            raise TimeoutError("the vault is sealed")
+        return await get(conn_id)
+
+    def change() -> None:
+        nonlocal failures
+        if when == "after a 401":
+            failures = 3
+            door.key = "new-key"
+            value = {"conn_type": "ams", "host": account.base_url, "password": "new-key"}
+            monkeypatch.setenv("AIRFLOW_CONN_AMS_ACCOUNT", json.dumps(value))
+
+    monkeypatch.setattr(pool, "get_async_connection", fail_at_first)
+    events = asyncio.run(through(account, account.add(12, QUEUED), change))
+    assert {event["outcome"] for event in events} == {"succeeded"}
+    assert len(read) == 4 + (when == "after a 401")
+
+
+@pytest.mark.parametrize("conn_id", ["ams_nowhere", "ams_bad"])
+def test_a_bad_connection_is_final(connection: Callable[..., str], conn_id: str) -> None:
+    """No such connection, or one that names no service: all waits end, and say which connection."""
+    connection("ams_bad", schema="x", password="tok")
+
+    async def main() -> list[Any]:
+        job_id = "nb:jid:UUID:f3c43f94-327f-2347-90bb-3bf79f8559f1"
+        async with running([trigger(job_id, conn_id) for _ in range(3)]) as tasks:
+            return await asyncio.wait_for(asyncio.gather(*tasks), 30)
+
+    for event in asyncio.run(main()):
+        assert event["outcome"] == "refused"
+        assert conn_id in event["text"]
