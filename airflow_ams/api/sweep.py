@@ -36,12 +36,14 @@ class Swept:
     """What a sweep found.
 
     :param seen: the ids of the active jobs
+    :param missing: of those that were looked for, the ids that are not among them
     :param news: the jobs that it was asked to look at
     :param is_complete: whether every job that was looked for is in `seen`, or is not active; if not, the
         account is crowded, and the sweep was given up
     """
 
     seen: set[str] = field(default_factory=set)
+    missing: frozenset[str] = frozenset()
     news: list[Job] = field(default_factory=list)
     is_complete: bool = False
 
@@ -56,16 +58,12 @@ class Sweep:
 
     def __init__(self) -> None:
         self._refused = 0
-        self.is_in_doubt = False
-        """The last one has failed; whether the list alone fails is to be found out."""
         self._failures = 0
         self._pages: float = 1
         self._known_until = -math.inf
 
     def pays(self, waiting: int) -> bool:
         """Whether a sweep is better than a fetch of each waiting job, as far as is known."""
-        if self.is_in_doubt:
-            return False
         pages = self._pages if time.monotonic() < self._known_until else 1
         return waiting > JOBS_PER_PAGE * pages
 
@@ -93,7 +91,6 @@ class Sweep:
                     raise
             except TransientError as exc:
                 if exc.status != _NOT_IMPLEMENTED:
-                    self.is_in_doubt = True
                     raise
             self._refused += 1
         self._learn(math.inf, math.inf)
@@ -113,16 +110,16 @@ class Sweep:
                 self._learn(pages, MEMORY)
                 return swept
         self._learn(pages, MEMORY)
+        swept.missing = wanted - swept.seen
         swept.is_complete = True
         return swept
 
-    def probed(self, *, is_answered: bool) -> None:
-        """Learn from single fetches that were made after a sweep had failed.
+    def failed(self, *, is_alone: bool) -> None:
+        """Learn from a sweep that has failed.
 
-        :param is_answered: whether they went well, so that it is the list alone that fails
+        :param is_alone: whether single fetches were answered right after it, so it is the list that fails
         """
-        self.is_in_doubt = False
-        self._failures = self._failures + 1 if is_answered else 0
+        self._failures = self._failures + 1 if is_alone else 0
         if self._failures >= _MAX_FAILURES:
             self._learn(math.inf, MEMORY)
 

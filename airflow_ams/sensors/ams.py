@@ -319,6 +319,8 @@ class AmsJobSensor(BaseSensorOperator):
             return "outlets"
         if getattr(self, "multiple_outputs", False):
             return "multiple_outputs"
+        if not conf.get("core", "xcom_backend").endswith(".BaseXCom"):
+            return "an XCom backend of its own"
         overrides = type(self).post_execute is not BaseOperator.post_execute
         return "post_execute" if overrides or getattr(self, "_post_execute_hook", None) else ""
 

@@ -54,14 +54,9 @@ class Poll:
         """Read the pending jobs once; trouble on the way is logged, and is no end of the wait."""
         if self.wait.ending is not None or time.monotonic() < self.quiet_until:
             return
-        is_probe = self._sweep.is_in_doubt
         try:
             self._read()
-            if is_probe:
-                self._sweep.probed(is_answered=True)
         except TransientError as exc:
-            if is_probe:
-                self._sweep.probed(is_answered=False)
             self._log.warning("Where the job stands is not known now; asking again later. %s", exc)
             self.quiet_until = time.monotonic() + (exc.retry_after or 0.0)
         except (RefusedError, AirflowNotFoundException) as exc:
@@ -73,7 +68,14 @@ class Poll:
             self.wait.normalize(service.job_id)
             self._is_normalized = True
         finished = []
-        for job_id in self._not_listed(service):
+        list_has_failed = False
+        try:
+            left = self._not_listed(service)
+        except TransientError as exc:
+            if exc.retry_after:
+                raise
+            left, list_has_failed = sorted(self.wait.pending), True
+        for job_id in left:
             job = self._fetch(service, job_id)
             if job is not None and job.state is JobState.FINISHED:
                 finished.append(job)
@@ -81,6 +83,8 @@ class Poll:
                 self._saw(job)
             if self.wait.ending is not None:
                 return
+        if list_has_failed:
+            self._sweep.failed(is_alone=True)
         is_last = len(finished) == len(self.wait.pending)
         for job in finished:
             self._saw(self._with_details(service, job, outputs=is_last or not self._is_forgetful))
@@ -95,7 +99,7 @@ class Poll:
         swept = self._sweep.read(
             service,
             pending,
-            lambda job_id, state: job_id in self.wait.pending and self._states.get(job_id) is not state,
+            self._is_news,
             retries=Retries(within=self._time_left()),
         )
         if swept is None:
@@ -103,6 +107,11 @@ class Poll:
         for job in swept.news:
             self._saw(job)
         return [job_id for job_id in pending if job_id not in swept.seen]
+
+    def _is_news(self, job_id: str, state: JobState) -> bool:
+        if job_id not in self.wait.pending:
+            return False
+        return self._states.get(job_id) is not state or job_id in self.wait.queue_limits
 
     def _fetch(self, service: MediaService, job_id: str) -> Job | None:
         try:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 from airflow.triggers.base import BaseTrigger, TaskSuccessEvent, TriggerEvent
 
 from airflow_ams.api.waiting import End, Ending, JobWait, read_ids, wait_on
+from airflow_ams.triggers.supervisor import is_deferred, push_xcom
 from airflow_ams.triggers.waiters import Waiter
 from airflow_ams.triggers.watch import job_watch
 
@@ -120,7 +121,7 @@ class AmsJobTrigger(BaseTrigger):
                 started_at=self.started_at,
             )
         except ValueError as exc:
-            yield self._event(Ending(End.REFUSED, str(exc)))
+            yield await self._event(Ending(End.REFUSED, str(exc)))
             return
         if self._wait.ending is None:
             watch = job_watch(self.ams_conn_id)
@@ -134,24 +135,37 @@ class AmsJobTrigger(BaseTrigger):
         assert ending is not None  # noqa: S101  # that is what was waited for
         if self.cancel_on_timeout and self._wait.overdue:
             await self._cancel(self._wait.overdue)
-        yield self._event(ending)
+        yield await self._event(ending)
 
     async def on_kill(self) -> None:
-        """Cancel the jobs, if that was asked for; a restart of the triggerer does not come here."""
-        if self.cancel_on_kill and self._wait is not None and self._wait.pending:
-            await self._cancel(self._wait.pending)
+        """Cancel the jobs, if that was asked for, and if a user has ended the task.
+
+        A restart of the triggerer does not come here. One that has been stalled for so long that another has
+        taken over its triggers does: then the task waits on there, and its jobs are left alone.
+        """
+        if not self.cancel_on_kill or self._wait is None or not self._wait.pending:
+            return
+        try:
+            goes_on = self.task_instance is not None and await is_deferred(self.task_instance)
+        except Exception as exc:
+            log.warning("The jobs are not canceled: whether the task was killed is not known. %s", exc)
+            return
+        if goes_on:
+            log.info("The jobs are not canceled: the task waits on, in another triggerer")
+            return
+        await self._cancel(self._wait.pending)
 
     async def _cancel(self, job_ids: Collection[str]) -> None:
         for line in await job_watch(self.ams_conn_id).cancel(job_ids, CANCEL_SECONDS):
             log.info("%s", line)
 
-    def _event(self, ending: Ending) -> TriggerEvent:
+    async def _event(self, ending: Ending) -> TriggerEvent:
         # Under `dag.test()` there is no task instance, and nobody to end the task.
-        if ending.how is End.SUCCEEDED and self.end_from_trigger and self.task_instance is not None:
-            return TaskSuccessEvent(
-                xcoms={"return_value": cast("Any", ending.jobs)} if self.do_xcom_push else None
-            )
-        return TriggerEvent(ending.event())  # type: ignore[no-untyped-call]
+        if ending.how is not End.SUCCEEDED or not self.end_from_trigger or self.task_instance is None:
+            return TriggerEvent(ending.event())  # type: ignore[no-untyped-call]
+        if not self.do_xcom_push or await push_xcom(self.task_instance, ending.jobs):
+            return TaskSuccessEvent()
+        return TaskSuccessEvent(xcoms={"return_value": cast("Any", ending.jobs)})
 
     def _deadline(self) -> float:
         if self.deadline is not None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from airflow_ams.api import MediaService
 
 THREADS = 8
+"""More would read no faster on one interpreter, and keep the event loop waiting for their turns."""
 
 _T = TypeVar("_T")
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import random
 
-MAX_BACK_OFF = 60.0
+MAX_BACK_OFF = 15.0
 """Seconds to stay away at most, besides what the service asks for."""
 
-_FIRST_BACK_OFF = 1.0
+_FIRST_BACK_OFF = 0.5
 
 
 class Trouble:
@@ -31,7 +31,8 @@ class Trouble:
         self.since = now if self.since is None else self.since
         back_off = min(MAX_BACK_OFF, _FIRST_BACK_OFF * 2.0 ** min(self._failures, 10))
         self._failures += 1
-        self.quiet_until = now + (retry_after or 0.0) + random.uniform(0, back_off)
+        jitter = random.uniform(0, min(back_off, retry_after) if retry_after else back_off)
+        self.quiet_until = now + (retry_after or 0.0) + jitter
 
     def passed(self) -> None:
         """Note that a request was answered."""

@@ -43,7 +43,9 @@ FETCHES_PER_SECOND = 20.0
 OUTAGE_NOTICE = 600.0
 """Seconds of outage after which every waiting task's log says so."""
 
-_MAX_TRIES = 4
+_MAX_TRIES = 8
+"""How often a job's errors, or outputs, are asked for before its wait ends without them."""
+
 
 _watches: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, JobWatch]] = WeakKeyDictionary()
 
@@ -170,15 +172,19 @@ class JobWatch:
         await self._admit()
         due = waiters.schedule.due(time.monotonic())
         is_many = len(due) > JOBS_PER_PAGE
-        if is_many and self._sweep.is_in_doubt:
-            await self._probe(due[0])
+        errors: list[Exception] = []
         if is_many and self._sweep.pays(len(due)):
-            due = await self._read_list(due)
+            due = await self._read_list(due, errors)
         if due or waiters.gone:
-            await self._read_singly(due, with_percent=not is_many)
-        if is_many:
+            list_has_failed = bool(errors)
+            answers = await self._read_singly(due, errors, with_percent=not is_many)
+            if list_has_failed:
+                self._sweep.failed(is_alone=answers > 0)
+        if is_many and not errors:
             await self._read_percent()
         await waiters.report()
+        if errors:
+            raise min(errors, key=urgency)
 
     async def _admit(self) -> None:
         newcomers = self._waiters.take_newcomers(time.monotonic())
@@ -191,13 +197,20 @@ class JobWatch:
             raise
         await self._waiters.admit(newcomers, job_id)
 
-    async def _read_list(self, due: list[Watched]) -> list[Watched]:
-        """Sweep; return those of the jobs that are due and have not been read by it."""
+    async def _read_list(self, due: list[Watched], errors: list[Exception]) -> list[Watched]:
+        """Sweep; return those of the jobs that are due which are still to be read.
+
+        :param errors: takes the error if it fails; one job is read then, to see whether the list alone fails
+        """
         waiters, began = self._waiters, time.monotonic()
         wanted = [job.id for job in waiters.schedule]
-        swept = await self._pool.call(
-            partial(read_list, sweep=self._sweep, wanted=wanted, is_news=waiters.is_news)
-        )
+        try:
+            swept = await self._pool.call(
+                partial(read_list, sweep=self._sweep, wanted=wanted, is_news=waiters.is_news)
+            )
+        except TransientError as exc:
+            errors.append(exc)
+            return due[:1]
         if swept is None:
             return due
         self._answered()
@@ -207,43 +220,37 @@ class JobWatch:
             for job_id in swept.seen & waiters.jobs.keys():
                 waiters.schedule.read(waiters.jobs[job_id], began)
             return [job for job in due if job.id not in swept.seen]
-        for job_id in set(wanted) - swept.seen:
+        for job_id in swept.missing:
             waiters.left(job_id, began)
         waiters.schedule.swept(began)
         return []
 
-    async def _probe(self, job: Watched) -> None:
-        """Find out with one fetch whether it is the list alone that fails."""
-        try:
-            await self._fetch(job, with_percent=False)
-        except TransientError:
-            self._sweep.probed(is_answered=False)
-            raise
-        self._sweep.probed(is_answered=True)
+    async def _read_singly(self, due: list[Watched], errors: list[Exception], *, with_percent: bool) -> int:
+        """Fetch the jobs that have left the list, and of those that are due as many as a second allows.
 
-    async def _read_singly(self, due: list[Watched], *, with_percent: bool) -> None:
-        """Fetch the jobs that have left the list, and of those that are due as many as a second allows."""
+        :param errors: takes those that come up
+        :returns: how many were read
+        """
         batch = due[: int(FETCHES_PER_SECOND)]
         if batch:
             self._not_before = time.monotonic() + len(batch) / FETCHES_PER_SECOND
         gone = self._waiters.gone
         jobs = [*gone.values(), *(job for job in batch if job.id not in gone)]
         queue = iter(jobs)
-        answers, errors = list[Watched](), list[Exception]()
+        read: list[Watched] = []
 
         async def fetch() -> None:
             for job in queue:
-                if _is_hopeless(errors, len(answers)):
+                if _is_hopeless(errors, len(read)):
                     return
                 try:
                     await self._fetch(job, with_percent=with_percent)
-                    answers.append(job)
+                    read.append(job)
                 except Exception as exc:
                     errors.append(exc)
 
         await asyncio.gather(*(fetch() for _ in range(min(THREADS, len(jobs)))))
-        if errors:
-            raise min(errors, key=urgency)
+        return len(read)
 
     async def _fetch(self, job: Watched, *, with_percent: bool) -> None:
         percent = with_percent and any(waiter.wait.wants_progress for waiter in job.waiters)
@@ -350,7 +357,7 @@ class JobWatch:
 
 def _is_hopeless(errors: list[Exception], answers: int) -> bool:
     """Whether to leave the service alone: it asks for that, refuses us, or gives more errors than answers."""
-    if len(errors) > answers + 2:
+    if len(errors) > answers + THREADS:
         return True
     return any(getattr(error, "retry_after", None) or isinstance(error, RefusedError) for error in errors)
 
