@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -35,12 +36,20 @@ def without_details(job: Job, exc: ServiceError) -> tuple[Job, str | None]:
     return job, f"The job's outputs could not be read. {exc}"
 
 
-def cancel(service: MediaService, job_id: str, *, retries: Retries | None = None) -> str:
-    """Ask for a job to be canceled, as well as it can be done; return a line that says how it went."""
+def cancel(service: MediaService, job_id: str, *, retries: Retries | None = None) -> tuple[int, str]:
+    """Ask for a job to be canceled, as well as it can be done.
+
+    :returns: a level of logging, and a line that says how it went
+    """
     try:
         service.cancel_job(job_id, retries=retries)
     except (JobNotFoundError, RefusedError) as exc:
-        return f"Job {job_id} is not canceled. {exc}"
+        return logging.INFO, f"Job {job_id} is not canceled. {exc}"
     except ServiceError as exc:
-        return f"Job {job_id} may run on, since the service could not be asked to cancel it. {exc}"
-    return f"Job {job_id} is being canceled, as was asked for"
+        return may_run_on(job_id, exc)
+    return logging.INFO, f"Job {job_id} is being canceled, as was asked for"
+
+
+def may_run_on(job_id: str, reason: object) -> tuple[int, str]:
+    """Return level and line to log about a job that could not be canceled."""
+    return logging.WARNING, f"Job {job_id} may run on, since it could not be canceled: {reason}"

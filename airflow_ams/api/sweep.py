@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from airflow_ams.api.errors import RefusedError, SignInError, TransientError
@@ -26,7 +27,7 @@ MEMORY = 600.0
 """Seconds for which it is remembered that an account is crowded, or that sweeps fail."""
 
 _MAX_FAILURES = 5
-_NOT_IMPLEMENTED = 501
+_REFUSALS = (HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_IMPLEMENTED)
 
 IsNews = Callable[[str, JobState], bool]
 
@@ -79,19 +80,17 @@ class Sweep:
 
         :param wanted: ids of the jobs that somebody waits for
         :param is_news: told each job's id and state; whether to look at it
-        :returns: what was found, or None if the service takes no form of it
+        :returns: what was found, or None if the service takes no form of it, or does not let us read it
+        :raises TransientError: it could not be read this time
+        :raises RefusedError: it is about who asks, or about the connection
         """
         while self._refused < len(service.sweep_forms):
             try:
                 return self._read(service, frozenset(wanted), is_news, retries)
-            except SignInError:
-                raise
-            except RefusedError as exc:
-                if exc.status in (None, 401, 403):
-                    raise
-            except TransientError as exc:
-                if exc.status != _NOT_IMPLEMENTED:
-                    raise
+            except (RefusedError, TransientError) as exc:
+                if isinstance(exc, SignInError) or exc.status not in _REFUSALS:
+                    _raise_unless_forbidden(exc)
+                    return None
             self._refused += 1
         self._learn(math.inf, math.inf)
         return None
@@ -127,3 +126,15 @@ class Sweep:
         self._failures = 0
         self._pages = pages
         self._known_until = time.monotonic() + seconds
+
+
+def _raise_unless_forbidden(exc: RefusedError | TransientError) -> None:
+    """Say what is wrong with more than the list, unless it may be the list alone that we must not read."""
+    if isinstance(exc, SignInError) or exc.status in (None, HTTPStatus.UNAUTHORIZED):
+        raise exc
+    if isinstance(exc, TransientError):
+        raise exc
+    if exc.status != HTTPStatus.FORBIDDEN:
+        raise TransientError(
+            exc.message, status=exc.status, code=exc.code, request_id=exc.request_id
+        ) from exc

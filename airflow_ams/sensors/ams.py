@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta, timezone
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from airflow import __version__ as airflow_version
 from airflow.providers.common.compat.sdk import (
@@ -22,7 +24,7 @@ from airflow.providers.common.compat.sdk import (
     conf,
 )
 
-from airflow_ams.api.details import cancel
+from airflow_ams.api.details import cancel, may_run_on
 from airflow_ams.api.retries import Retries
 from airflow_ams.api.waiting import End, Ending, read_ids, wait_on
 from airflow_ams.exceptions import AmsJobCanceled, AmsJobFailed, AmsJobNotFound, AmsRefused
@@ -36,13 +38,17 @@ MIN_POKE_INTERVAL = 1.0
 BACKSTOP = 60.0
 """Seconds by which Airflow's own time-out of a trigger lies behind ours."""
 
-CANCEL_SECONDS = 10.0
-"""Seconds that canceling may hold up the end of a task."""
+CANCEL_SECONDS = 4.0
+"""Seconds that canceling may hold up the end of a task; Airflow 3 gives a killed one five."""
+
+_CANCEL_THREADS = 4
 
 _AIRFLOWS_TIMEOUTS = ("Trigger timeout", "Trigger/execution timeout")
 """What Airflow 3, and 2.11, call the end of a trigger's time."""
 
-_CAN_START_FROM_TRIGGER = tuple(int(part) for part in airflow_version.split(".")[:2]) >= (3, 3)
+_VERSION = tuple(int(part) for part in airflow_version.split(".")[:2])
+_IS_AIRFLOW_3 = _VERSION >= (3,)
+_CAN_START_FROM_TRIGGER = _VERSION >= (3, 3)
 _ERRORS: dict[End, type[AirflowException]] = {
     End.FAILED: AmsJobFailed,
     End.CANCELED: AmsJobCanceled,
@@ -93,7 +99,8 @@ class AmsJobSensor(BaseSensorOperator):
         it likes unless given
     :param cancel_on_kill: cancel the jobs when the task is killed, cleared or marked by a user; while it is
         deferred that needs Airflow 3.3
-    :param cancel_on_timeout: cancel the jobs when the wait runs out of time, queue time included
+    :param cancel_on_timeout: cancel the jobs when the wait has ended because they ran out of time, queue time
+        included
     :param end_from_trigger: when deferred, end the task in the triggerer on success, which saves its second
         start. Given up: listeners, ``post_execute`` and asset events, so a task with ``outlets``,
         ``multiple_outputs`` or a ``post_execute`` is resumed on a worker all the same; failures always are
@@ -110,7 +117,7 @@ class AmsJobSensor(BaseSensorOperator):
         *,
         job_id: str | Sequence[str] | XComArg,
         ams_conn_id: str = AmsHook.default_conn_name,
-        not_found_grace: float = 60,
+        not_found_grace: timedelta | float = 60,
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
         fail_fast: bool = True,
         queue_timeout: timedelta | float | None = None,
@@ -123,12 +130,10 @@ class AmsJobSensor(BaseSensorOperator):
         super().__init__(**kwargs)
         self.job_id = job_id
         self.ams_conn_id = ams_conn_id
-        self.not_found_grace = not_found_grace
+        self.not_found_grace = _seconds(not_found_grace, "not_found_grace", self.task_id)
         self.deferrable = deferrable
         self.fail_fast = fail_fast
-        self.queue_timeout = (
-            queue_timeout.total_seconds() if isinstance(queue_timeout, timedelta) else queue_timeout
-        )
+        self.queue_timeout = _seconds(queue_timeout, "queue_timeout", self.task_id)
         self.cancel_on_kill = cancel_on_kill
         self.cancel_on_timeout = cancel_on_timeout
         self.end_from_trigger = end_from_trigger
@@ -167,12 +172,13 @@ class AmsJobSensor(BaseSensorOperator):
 
         :raises ValueError: it is to start in the triggerer, which is not told a mapped task's arguments
         """
-        if kwargs.get("start_from_trigger"):
+        partial = super().partial(**kwargs)
+        if partial.kwargs.get("start_from_trigger") and _CAN_START_FROM_TRIGGER:
             raise ValueError(
                 f"Task '{kwargs.get('task_id')}' cannot be mapped with start_from_trigger: Airflow drops "
                 "what the trigger needs to start. end_from_trigger works with mapped tasks"
             )
-        return super().partial(**kwargs)
+        return partial
 
     @cached_property
     def hook(self) -> AmsHook:
@@ -259,24 +265,39 @@ class AmsJobSensor(BaseSensorOperator):
     # -- deferred
 
     def _poke_and_defer(self, context: Context) -> Any:
-        try:
-            poked = self.poke(context)
-        except (AirflowFailException, AirflowSensorTimeout) as exc:
-            self._skip_if_wanted(exc)
-            raise
-        if poked.is_done:
+        poked = self._poke_once(context)
+        if poked is not None and poked.is_done:
             return poked.xcom_value
         from airflow_ams.triggers.ams import AmsJobTrigger
 
         assert self._poll is not None  # noqa: S101  # poke() has made it
         trigger = AmsJobTrigger(
             self._poll.wait.ids,
-            deadline=self._started_at + self._limit(),
+            deadline=self._deadline(context),
             started_at=self._started_at,
             **self._trigger_arguments(),
         )
         timeout = timedelta(seconds=self._time_left() + BACKSTOP)
         return self.defer(trigger=trigger, method_name="execute_complete", timeout=timeout)
+
+    def _poke_once(self, context: Context) -> PokeReturnValue | None:
+        """Poke as Airflow does in poke mode; None if there was an error that ``silent_fail`` passes over."""
+        try:
+            return self.poke(context)
+        except Exception as exc:
+            self._skip_if_wanted(exc)
+            if not self.silent_fail or isinstance(exc, AirflowFailException | AirflowSensorTimeout):
+                raise
+            self.log.exception("Sensor poke failed")
+            return None
+
+    def _deadline(self, context: Context) -> float:
+        deadline = self._started_at + self._limit()
+        ti: Any = context.get("ti")
+        if self.execution_timeout is not None and not _IS_AIRFLOW_3 and getattr(ti, "start_date", None):
+            # 2.11 ends the task itself at that time, without a word to us, so that nothing could be canceled.
+            deadline = min(deadline, (ti.start_date + self.execution_timeout).timestamp() - 2)
+        return deadline
 
     def _trigger_arguments(self) -> dict[str, Any]:
         return {
@@ -326,12 +347,13 @@ class AmsJobSensor(BaseSensorOperator):
 
     def execute_complete(self, context: Context, event: Mapping[str, Any]) -> Any:
         """Take up the task where the trigger has left it; return what `execute` does."""
-        if self.end_from_trigger and (reason := self._worker_is_needed_for()):
-            self.log.info("The task ends on a worker, although end_from_trigger is set: it has %s", reason)
         try:
             ending = Ending.of_event(event)
         except ValueError as exc:
             raise AirflowException(f"The trigger of task '{self.task_id}' fired {exc}") from exc
+        is_success = ending.how is End.SUCCEEDED
+        if is_success and self.end_from_trigger and (reason := self._worker_is_needed_for()):
+            self.log.info("The task ends on a worker, although end_from_trigger is set: it has %s", reason)
         return self._result(ending)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
@@ -341,12 +363,14 @@ class AmsJobSensor(BaseSensorOperator):
         differently from poke mode, so it is left out here.
         """
         if next_method == "__fail__" and (next_kwargs or {}).get("error") in _AIRFLOWS_TIMEOUTS:
-            # Airflow's own time-out came before ours: there was no triggerer.
-            text = "No triggerer has ended the wait"
+            text = "Airflow's own time-out came first: is a triggerer running?"
             next_method, next_kwargs = "execute_complete", {"event": Ending(End.TIMEOUT, text).event()}
+            if self.cancel_on_timeout:
+                ids = read_ids(self.job_id)
+                self._cancel([ids] if isinstance(ids, str) else ids)
         try:
             return super(BaseSensorOperator, self).resume_execution(next_method, next_kwargs, context)
-        except (AirflowFailException, AirflowSensorTimeout) as exc:
+        except Exception as exc:
             self._skip_if_wanted(exc)
             raise
 
@@ -370,10 +394,11 @@ class AmsJobSensor(BaseSensorOperator):
         raise _ERRORS[ending.how](text)
 
     def _skip_if_wanted(self, exc: Exception) -> None:
-        """Skip the task as Airflow does in poke mode."""
-        for flag in ("soft_fail", "never_fail"):
-            if getattr(self, flag):
-                raise AirflowSkipException(f"Skipping due to {flag} is set to True.") from exc
+        """Skip the task if Airflow would do so in poke mode."""
+        if self.soft_fail and isinstance(exc, AirflowFailException | AirflowSensorTimeout):
+            raise AirflowSkipException("Skipping due to soft_fail is set to True.") from exc
+        if self.never_fail and not isinstance(exc, AirflowSkipException):
+            raise AirflowSkipException("Skipping due to never_fail is set to True.") from exc
 
     def on_kill(self) -> None:
         """Cancel the jobs, if that was asked for."""
@@ -385,20 +410,40 @@ class AmsJobSensor(BaseSensorOperator):
 
         It is done in another thread: a kill interrupts the task wherever it is, maybe while it holds a lock.
         """
-        thread = threading.Thread(target=self._cancel_all, args=(sorted(job_ids),), daemon=True)
-        thread.start()
-        thread.join(CANCEL_SECONDS)
-        if thread.is_alive():
-            self.log.warning("The jobs may run on: canceling them took more than %g s", CANCEL_SECONDS)
+        self.log.info("Canceling %s, as was asked for", ", ".join(sorted(job_ids)))
+        left = deque(sorted(job_ids))
+        threads = [
+            threading.Thread(target=self._cancel_some, args=(left,), daemon=True)
+            for _ in range(min(_CANCEL_THREADS, len(left)))
+        ]
+        end = time.monotonic() + CANCEL_SECONDS
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(max(0.0, end - time.monotonic()))
+        if any(thread.is_alive() for thread in threads):
+            self.log.warning("Jobs may run on: canceling them took more than %g s", CANCEL_SECONDS)
 
-    def _cancel_all(self, job_ids: list[str]) -> None:
-        with AmsHook(self.ams_conn_id) as hook:
-            for job_id in job_ids:
+    def _cancel_some(self, left: deque[str]) -> None:
+        with AmsHook(self.ams_conn_id) as hook, suppress(IndexError):
+            while job_id := left.popleft():
                 try:
-                    line = cancel(hook.get_conn(), job_id, retries=Retries(within=CANCEL_SECONDS))
+                    level, line = cancel(hook.get_conn(), job_id, retries=Retries(within=CANCEL_SECONDS))
                 except Exception as exc:
-                    line = f"Job {job_id} may run on, since it could not be canceled: {exc}"
-                self.log.info("%s", line)
+                    level, line = may_run_on(job_id, exc)
+                self.log.log(level, "%s", line)
+
+
+@overload
+def _seconds(value: timedelta | float, what: str, task_id: str) -> float: ...
+@overload
+def _seconds(value: timedelta | float | None, what: str, task_id: str) -> float | None: ...
+def _seconds(value: timedelta | float | None, what: str, task_id: str) -> float | None:
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    if value is not None and not isinstance(value, int | float):
+        raise TypeError(f"{what} of task '{task_id}' is {value!r}; give seconds or a timedelta")
+    return value
 
 
 def _check_ids(job_id: Any, task_id: str) -> None:
@@ -415,6 +460,8 @@ def _check_ids(job_id: Any, task_id: str) -> None:
                 "task's output"
             )
     texts = [item for item in items if isinstance(item, str)]
+    if any(not text.strip() for text in texts):
+        raise ValueError(f"job_id of task '{task_id}' is {job_id!r}; a job id is not empty")
     if len(set(texts)) < len(texts):
         twice = next(text for text in texts if texts.count(text) > 1)
         raise ValueError(f"job_id of task '{task_id}' holds {twice!r} more than once; give each job once")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+_TASKS = ("ti", "task_instance")
+
 
 def trigger_argument(value: Any, what: str) -> Any:
     """Return a field of the sensor as an argument that the triggerer can render.
@@ -36,26 +38,40 @@ def _pull(value: Any, what: str) -> str:
 
 
 def _text(value: Any, what: str) -> str:
-    """Return a text, or nothing if it is none; refuse one that pulls an XCom without one ``map_indexes``."""
-    if not isinstance(value, str) or "xcom_pull" not in value:
-        return value if isinstance(value, str) else ""
+    """Return a text, or nothing if it is none; refuse one that the triggerer could hang on."""
+    if not isinstance(value, str):
+        return ""
     import jinja2
+    from jinja2 import nodes
 
-    for call in jinja2.Environment(autoescape=True).parse(value).find_all(jinja2.nodes.Call):
-        if getattr(call.node, "attr", None) == "xcom_pull" and not any(_is_number(k) for k in call.kwargs):
-            raise ValueError(
-                f"{what} pulls an XCom without map_indexes; with start_from_trigger the triggerer of Airflow "
-                "3.3 hangs on that. Add map_indexes=-1, or give the task's .output"
-            )
+    tree = jinja2.Environment(autoescape=True).parse(value)
+    allowed = [call.node for call in tree.find_all(nodes.Call) if any(map(_is_one_index, call.kwargs))]
+    pulls = [
+        node
+        for node in tree.find_all(nodes.Getattr)
+        if node.attr == "xcom_pull" and not any(node is other for other in allowed)
+    ]
+    hidden = [
+        *(node for node in tree.find_all(nodes.Const) if "xcom" in str(node.value)),
+        *(node for node in tree.find_all(nodes.Filter) if node.name == "attr"),
+        *(item for item in tree.find_all(nodes.Getitem) if getattr(item.node, "name", "") in _TASKS),
+    ]
+    if pulls or hidden:
+        raise ValueError(
+            f"{what} pulls an XCom without map_indexes; with start_from_trigger the triggerer of Airflow 3.3 "
+            "hangs on that. Write ti.xcom_pull(…, map_indexes=-1), or give the task's .output"
+        )
+    if previous := [node.name for node in tree.find_all(nodes.Name) if node.name.startswith("prev_")]:
+        raise ValueError(
+            f"{what} uses {previous[0]}, which the triggerer of Airflow 3.3 cannot look up and hangs on; "
+            "leave out start_from_trigger"
+        )
     return value
 
 
-def _is_number(keyword: Any) -> bool:
+def _is_one_index(keyword: Any) -> bool:
     from jinja2 import nodes
 
-    value = keyword.value
-    if isinstance(value, nodes.Neg):
-        value = value.node
-    return bool(
-        keyword.key == "map_indexes" and isinstance(value, nodes.Const) and isinstance(value.value, int)
-    )
+    value = keyword.value.node if isinstance(keyword.value, nodes.Neg) else keyword.value
+    is_number = isinstance(value, nodes.Const) and isinstance(value.value, int)
+    return bool(keyword.key == "map_indexes" and is_number)

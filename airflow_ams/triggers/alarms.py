@@ -8,6 +8,9 @@ import time
 from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
+SLICE = 0.005
+"""Seconds for which the event loop may be held up at a time."""
+
 TICK = 0.1
 """Seconds by which an alarm may ring too late."""
 
@@ -57,5 +60,11 @@ class Alarms(Generic[_T]):
 
     def _wake(self, tick: int) -> None:
         self._timers.pop(tick, None)
-        for sleeper in self._sleepers.pop(tick, {}):
-            self._ring(sleeper)
+        self._ring_some(list(self._sleepers.pop(tick, {})))
+
+    def _ring_some(self, sleepers: list[_T]) -> None:
+        end = time.monotonic() + SLICE
+        while sleepers and time.monotonic() < end:
+            self._ring(sleepers.pop())
+        if sleepers:
+            asyncio.get_running_loop().call_soon(self._ring_some, sleepers)

@@ -156,8 +156,8 @@ class AmsJobTrigger(BaseTrigger):
         await self._cancel(self._wait.pending)
 
     async def _cancel(self, job_ids: Collection[str]) -> None:
-        for line in await job_watch(self.ams_conn_id).cancel(job_ids, CANCEL_SECONDS):
-            log.info("%s", line)
+        for level, line in await job_watch(self.ams_conn_id).cancel(job_ids, CANCEL_SECONDS):
+            _say(level, line)
 
     async def _event(self, ending: Ending) -> TriggerEvent:
         # Under `dag.test()` there is no task instance, and nobody to end the task.

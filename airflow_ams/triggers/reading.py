@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from airflow_ams.api import MediaService
     from airflow_ams.api.model import Job
     from airflow_ams.api.sweep import IsNews, Sweep, Swept
+    from airflow_ams.api.waiting import JobWait
 
 _NOTHING: MappingProxyType[str, Any] = MappingProxyType({})
 
@@ -27,23 +28,23 @@ def read_list(
     return sweep.read(service, wanted, is_news, retries=NO_RETRIES)
 
 
-def read_job(
-    service: MediaService, *, job_id: str, ended: Job | None, outputs: bool, percent: bool
-) -> tuple[Job, ServiceError | None]:
-    """Fetch a job, and what the verdict on it needs.
+def read_job(service: MediaService, *, job_id: str) -> Job:
+    """Fetch a job."""
+    return service.get_job(job_id, retries=NO_RETRIES)
 
-    :param ended: the job, if that much is known already
-    :param outputs: whether anybody wants to know what it wrote
-    :param percent: whether anybody wants to know how far it is
-    :returns: the job, and what kept the rest from being read
-    """
-    job = ended or service.get_job(job_id, retries=NO_RETRIES)
-    try:
-        if percent and job.state is JobState.PROCESSING:
-            return service.with_tasks(job, retries=NO_RETRIES), None
-        return with_details(service, job, outputs=outputs, retries=NO_RETRIES), None
-    except ServiceError as exc:
-        return job, exc
+
+def read_details(service: MediaService, *, job: Job, outputs: bool) -> Job:
+    """Read what the verdict on a job that has ended needs."""
+    return with_details(service, job, outputs=outputs, retries=NO_RETRIES)
+
+
+def normalize(service: MediaService, *, waits: Iterable[JobWait]) -> None:
+    """Write the ids of waits as the service does; one that could not be its ends its wait."""
+    for wait in waits:
+        try:
+            wait.normalize(service.job_id)
+        except RefusedError as exc:  # noqa: PERF203  # each by itself
+            wait.refuse(str(exc))
 
 
 def read_percent(service: MediaService, *, job: Job) -> Job:

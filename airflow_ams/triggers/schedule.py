@@ -13,7 +13,10 @@ if TYPE_CHECKING:
 
 NEVER = -math.inf
 EARLY = 0.25
-"""Share of its interval by which a job may be read too early, so that jobs are read together."""
+"""Share of its interval by which a job's first reading may come too early, so that many are read together."""
+
+SLACK = 0.05
+"""The same of its other readings."""
 
 
 class Watched:
@@ -24,13 +27,16 @@ class Watched:
     """
 
     __slots__ = (
+        "failing_since",
         "id",
         "interval",
         "is_asked_for",
+        "is_being_read",
         "is_off_list",
         "job",
         "percent_at",
         "read_at",
+        "retry_at",
         "tries",
         "waiters",
     )
@@ -44,11 +50,21 @@ class Watched:
         self.read_at = NEVER
         self.percent_at = NEVER
         self.tries = 0
-        """How often its errors, or outputs, could not be read."""
+        """How often it, or its errors or outputs, could not be read since the last time."""
+        self.retry_at = NEVER
+        """When to try again."""
+        self.failing_since = math.inf
+        """When the first of those tries was made."""
+        self.is_being_read = False
         self.is_asked_for = False
         """Somebody is to hear of its next reading, even if nothing has changed."""
         self.is_off_list = False
         """It is active, as a fetch of it has shown, but not in the list of the active jobs."""
+
+    def forget_failures(self) -> None:
+        """Note that it has been read."""
+        self.tries = 0
+        self.retry_at, self.failing_since = NEVER, math.inf
 
     def enter(self, waiter: Waiter) -> None:
         """Let somebody wait for it."""
@@ -133,7 +149,7 @@ class Schedule:
         jobs = list(self._unread.values())
         for interval, queue in self._queues.items():
             for job in queue.values():
-                if self._due(job) > now + EARLY * interval:
+                if self._due(job) > now + SLACK * interval:
                     break
                 jobs.append(job)
         return jobs

@@ -8,7 +8,15 @@ import random
 MAX_BACK_OFF = 15.0
 """Seconds to stay away at most, besides what the service asks for."""
 
+MAX_RETRY_AFTER = 600.0
+"""Seconds to stay away at most if the service asks for it; an hour would be longer than many waits."""
+
 _FIRST_BACK_OFF = 0.5
+
+
+def back_off(failures: int) -> float:
+    """Return how many seconds to stay away after so many failures: exponential, with full jitter."""
+    return random.uniform(0, min(MAX_BACK_OFF, _FIRST_BACK_OFF * 2.0 ** min(failures, 10)))
 
 
 class Trouble:
@@ -29,10 +37,10 @@ class Trouble:
         :param retry_after: seconds that the service asked for
         """
         self.since = now if self.since is None else self.since
-        back_off = min(MAX_BACK_OFF, _FIRST_BACK_OFF * 2.0 ** min(self._failures, 10))
+        pause = back_off(self._failures)
         self._failures += 1
-        jitter = random.uniform(0, min(back_off, retry_after) if retry_after else back_off)
-        self.quiet_until = now + (retry_after or 0.0) + jitter
+        retry_after = min(retry_after or 0.0, MAX_RETRY_AFTER)
+        self.quiet_until = now + retry_after + (min(pause, retry_after) if retry_after else pause)
 
     def passed(self) -> None:
         """Note that a request was answered."""

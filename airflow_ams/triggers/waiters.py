@@ -9,14 +9,14 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Set
 from typing import TypeVar
 
 from airflow_ams.api.details import without_details
-from airflow_ams.api.errors import RefusedError, ServiceError
+from airflow_ams.api.errors import ServiceError, TransientError
 from airflow_ams.api.model import Job, JobState
 from airflow_ams.api.waiting import JobWait
-from airflow_ams.triggers.alarms import Alarms
+from airflow_ams.triggers.alarms import SLICE, Alarms
 from airflow_ams.triggers.reading import slim
 from airflow_ams.triggers.schedule import EARLY, Schedule, Watched, jittered
 
@@ -27,7 +27,6 @@ LAST_LOOK = 2.0
 """Seconds before its deadline at which a wait has its jobs read once more."""
 
 _FEW = 50
-_SLICE = 0.005
 
 _T = TypeVar("_T")
 
@@ -96,8 +95,10 @@ class Waiters:
 
     def join(self, waiter: Waiter, *, at_once: bool) -> None:
         """Take somebody in; from the next round on, the jobs are read."""
-        left = max(0.0, waiter.deadline - LAST_LOOK - time.time())
-        pause = 0.0 if at_once else min(jittered(waiter.interval), left)
+        # A wait that was taken over from another triggerer has its jobs read, however late it is.
+        waiter.deadline = max(waiter.deadline, time.time() + LAST_LOOK)
+        left = waiter.deadline - LAST_LOOK - time.time()
+        pause = 0.0 if at_once else max(0.0, min(jittered(waiter.interval), left))
         self._waiters[waiter] = None
         self._joined += 1
         heapq.heappush(self._joining, (time.monotonic() + pause, self._joined, waiter))
@@ -106,9 +107,13 @@ class Waiters:
 
     def next_due(self) -> float:
         """Return when there is something to read; infinity if there is nothing."""
-        if self.gone:
-            return -math.inf
-        return min(self._joining[0][0] if self._joining else math.inf, self.schedule.next_due())
+        joining = self._joining[0][0] if self._joining else math.inf
+        gone = min((job.retry_at for job in self.gone.values() if not job.is_being_read), default=math.inf)
+        return min(joining, gone, self.schedule.next_due())
+
+    def to_fetch(self, now: float) -> list[Watched]:
+        """Return the jobs that have left the list and are to be fetched now."""
+        return [job for job in self.gone.values() if not job.is_being_read and job.retry_at <= now]
 
     def take_newcomers(self, now: float) -> list[Waiter]:
         """Return those who have joined and whose jobs are to be read now, or so soon that now will do."""
@@ -128,26 +133,15 @@ class Waiters:
             self._joined += 1
             heapq.heappush(self._joining, (-math.inf, self._joined, waiter))
 
-    async def admit(self, newcomers: list[Waiter], job_id: Callable[[str], str]) -> None:
-        """Begin to watch the jobs of newcomers.
-
-        :param job_id: the service's `airflow_ams.api.MediaService.job_id`
-        """
-        admitted = []
+    async def admit(self, newcomers: list[Waiter]) -> None:
+        """Begin to watch the jobs of newcomers, whose ids are written as the service does by now."""
         async for waiter in sliced(newcomers):
-            if waiter not in self._waiters:
-                continue
-            try:
-                waiter.wait.normalize(job_id)
-            except RefusedError as exc:
-                waiter.wait.refuse(str(exc))
+            if waiter in self._waiters and waiter.wait.ending is not None:
                 self.finish(waiter)
-                continue
-            for pending in waiter.wait.pending:
-                self._watch(pending, waiter)
-            admitted.append(waiter)
-        if admitted:
-            self._heartbeats.append((time.monotonic() + HEARTBEAT, admitted))
+            async for job_id in sliced(list(waiter.wait.pending)):
+                if waiter in self._waiters:
+                    self._watch(job_id, waiter)
+        self._heartbeats.append((time.monotonic() + HEARTBEAT, newcomers))
 
     def _watch(self, job_id: str, waiter: Waiter) -> None:
         job = self.jobs.get(job_id)
@@ -174,13 +168,18 @@ class Waiters:
         if job is None:
             return
         job.job = slim(found, job.id, job.job)
-        job.tries = 0
+        job.forget_failures()
         job.is_asked_for = False
         job.is_off_list = is_single
         self.gone.pop(job.id, None)
         self._follow(job)
         async for waiter in sliced(list(job.waiters)):
             self._tell(waiter, job)
+
+    async def warn_of(self, job: Watched, error: ServiceError) -> None:
+        """Say in the logs of those who wait for a job that it cannot be read, whatever others can."""
+        async for waiter in sliced(list(job.waiters)):
+            waiter.log(f"Job {job.id} cannot be read; asking again. {error}", logging.WARNING)
 
     async def saw_without_details(self, job: Watched, found: Job, error: ServiceError) -> None:
         """Tell of a job that has ended, although not all of it could be read."""
@@ -198,10 +197,17 @@ class Waiters:
             waiter.log(waiter.wait.miss(job.id))
             self._judge(waiter, job)
 
+    def listed(self, seen: Set[str]) -> None:
+        """Have no job fetched that is in the list after all."""
+        for job_id in seen & self.gone.keys():
+            self.gone.pop(job_id).forget_failures()
+
     def left(self, job_id: str, now: float) -> None:
         """Have a job fetched that is not in the list; one that never is, only once an interval."""
         job = self.jobs.get(job_id)
-        if job and (not job.is_off_list or job.read_at + job.interval * (1 - EARLY) <= now):
+        if job and (
+            job.is_asked_for or not job.is_off_list or job.read_at + job.interval * (1 - EARLY) <= now
+        ):
             self.gone[job_id] = job
 
     async def refuse(self, waiters: Iterable[Waiter], reason: str) -> None:
@@ -278,6 +284,10 @@ class Waiters:
         for job_id in waiter.wait.pending:
             if job := self.jobs.get(job_id):
                 self._unwatch(job, waiter)
+        if len(self._joining) > 2 * len(self._waiters) + _FEW:
+            # Those who have left before their first poll.
+            self._joining = [entry for entry in self._joining if entry[2] in self._waiters]
+            heapq.heapify(self._joining)
 
     def break_off(self, exc: BaseException) -> None:
         """Let nobody wait for a watch that has broken down."""
@@ -309,12 +319,12 @@ class Waiters:
         )
 
     def _ring(self, waiter: Waiter) -> None:
+        if waiter not in self._waiters:
+            return
         waiter.alarm = None
         now = time.time()
         if now >= waiter.deadline:
-            job = self.jobs.get(next(iter(waiter.wait.pending), ""))
-            waiter.wait.time_out(job.job if job else None)
-            self.finish(waiter)
+            self._time_out(waiter)
             return
         # Where a job stands is asked once more before its wait, or its time in the queue, is over.
         limits = waiter.wait.queue_limits
@@ -327,13 +337,26 @@ class Waiters:
         self._set_alarm(waiter)
         self._wake()
 
+    def _time_out(self, waiter: Waiter) -> None:
+        """End a wait whose time is over; a job that is known to have ended counts all the same."""
+        for job_id in list(waiter.wait.pending):
+            job = self.jobs.get(job_id)
+            if job is not None and job.job is not None and job.job.state.is_final:
+                found, warning = without_details(job.job, TransientError("There was no time left"))
+                waiter.log(warning, logging.WARNING)
+                waiter.log(waiter.wait.see(found), logging.WARNING)
+        if waiter.wait.ending is None:
+            job = self.jobs.get(next(iter(waiter.wait.pending), ""))
+            waiter.wait.time_out(job.job if job else None)
+        self.finish(waiter)
+
 
 async def sliced(items: Iterable[_T]) -> AsyncIterator[_T]:
     """Yield items, and let others use the event loop after each slice of time."""
     began = time.monotonic()
     for item in items:
         yield item
-        if time.monotonic() - began > _SLICE:
+        if time.monotonic() - began > SLICE:
             await asyncio.sleep(0)
             began = time.monotonic()
 

@@ -280,7 +280,7 @@ def test_a_job_whose_details_cannot_be_read_has_ended_all_the_same(
     else:
         assert event["outcome"] == "failed"
         assert "the reasons could not be read" in event["text"]
-    assert 2 <= len(account.paths("Tasks") + account.paths("OutputMediaAssets")) <= 5
+    assert 2 <= len(account.paths("Tasks") + account.paths("OutputMediaAssets")) <= 12
 
 
 @pytest.mark.parametrize("silent", [True, False])

@@ -9,7 +9,7 @@ import hypothesis.strategies as st
 from hypothesis import given, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from airflow_ams.triggers.schedule import EARLY, Schedule, Watched, jittered
+from airflow_ams.triggers.schedule import SLACK, Schedule, Watched, jittered
 
 INTERVALS = [1.0, 5.0, 60.0]
 
@@ -28,8 +28,8 @@ def test_a_new_job_is_read_at_once_and_then_once_an_interval() -> None:
     assert schedule.due(100.0) == [one]
     schedule.read(one, 100.0)
     assert schedule.next_due() == 110.0
-    assert schedule.due(110.0 - 10 * EARLY - 0.01) == []
-    assert schedule.due(110.0 - 10 * EARLY) == [one]
+    assert schedule.due(110.0 - 10 * SLACK - 0.01) == []
+    assert schedule.due(110.0 - 10 * SLACK) == [one]
 
 
 def test_a_job_can_be_added_again() -> None:
@@ -97,7 +97,7 @@ def test_a_forgotten_job_is_not_read() -> None:
 @given(st.floats(1, 1e6))
 def test_jitter_is_a_little_less_than_an_interval(interval: float) -> None:
     """Newcomers spread out, and none is late."""
-    assert interval * (1 - EARLY) <= jittered(interval) <= interval
+    assert interval * (1 - SLACK) <= jittered(interval) <= interval
 
 
 class Model(RuleBasedStateMachine):
@@ -156,7 +156,7 @@ class Model(RuleBasedStateMachine):
         for number in numbers:
             if number in self.read_at:
                 interval = self.jobs[number].interval
-                assert self.now - self.read_at[number] >= interval * (1 - EARLY) - 1e-6
+                assert self.now - self.read_at[number] >= interval * (1 - SLACK) - 1e-6
         if sweep:
             self.schedule.swept(self.now)
             numbers = list(self.jobs)

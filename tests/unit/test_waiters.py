@@ -40,7 +40,7 @@ async def joined(waiters: Waiters, count: int, ids: Callable[[int], Any] = job_i
 
 async def admitted(waiters: Waiters) -> None:
     """Take in those whose time has come."""
-    await waiters.admit(waiters.take_newcomers(time.monotonic()), lambda text: text)
+    await waiters.admit(waiters.take_newcomers(time.monotonic()))
 
 
 def calls(work: Callable[[], Any]) -> int:
@@ -127,7 +127,7 @@ def test_a_long_list_costs_each_of_its_jobs_the_same() -> None:
 
 def test_the_loop_is_let_go_between_slices(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever goes through thousands lets others have their turn; here each slice is but one item long."""
-    monkeypatch.setattr("airflow_ams.triggers.waiters._SLICE", -1.0)
+    monkeypatch.setattr("airflow_ams.triggers.waiters.SLICE", -1.0)
 
     async def turns(work: Any) -> int:
         count = 0
