@@ -190,7 +190,6 @@ class Waiters:
 
     async def missed(self, job: Watched) -> None:
         """Tell whoever waits for a job that the service knows none of that id."""
-        self.schedule.read(job, time.monotonic())
         job.is_off_list = True
         self.gone.pop(job.id, None)
         async for waiter in sliced(list(job.waiters)):

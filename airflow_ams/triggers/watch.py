@@ -268,6 +268,10 @@ class JobWatch:
         gone = self._waiters.to_fetch(now)
         batch = [job for job in due if job.id not in self._waiters.gone and not job.is_being_read]
         batch = batch[: int(FETCHES_PER_SECOND)]
+        for job in due:
+            if job.is_being_read or job.id in self._waiters.gone:
+                # It is seen to; or it would be due all the time.
+                self._waiters.schedule.read(job, now)
         # While there is trouble, one after the other, and no more than it takes to see that it goes on.
         fetchers = 1 if self._trouble.since is not None else THREADS
         free = THREADS - 2 - len(self._stragglers)
@@ -298,13 +302,13 @@ class JobWatch:
 
     async def _fetch(self, job: Watched, *, with_percent: bool) -> None:
         job.is_being_read = True
+        self._waiters.schedule.read(job, time.monotonic())
         try:
             await self._read(job, with_percent=with_percent)
         except ServiceError as exc:
             now = time.monotonic()
             if self._waiters.jobs.get(job.id) is job:
                 self._waiters.gone[job.id] = job
-                self._waiters.schedule.read(job, now)
             job.tries += 1
             job.retry_at = now + back_off(job.tries)
             job.failing_since = min(job.failing_since, now)
@@ -322,7 +326,6 @@ class JobWatch:
             found = await self._read_job(job)
             if found is None or self._waiters.jobs.get(job.id) is not job:
                 return
-            self._waiters.schedule.read(job, time.monotonic())
             if not found.state.is_final:
                 if with_percent and found.state is JobState.PROCESSING:
                     found = await self._with_percent(job, found)

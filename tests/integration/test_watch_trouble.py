@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from airflow_ams.triggers.schedule import Schedule
 from tests.integration.account import FINISHED, QUEUED, Account
 from tests.integration.waits import lines, running, trigger, until
 
@@ -340,3 +342,31 @@ def test_trouble_is_counted(
     assert 0 < counted["ams.watch.errors"] <= 4
     assert 3 in gauges["ams.watch.waits"]
     assert max(gauges["ams.watch.outage_seconds"]) > 0
+
+
+def test_a_fetch_that_hangs_holds_up_nobody(account: Account, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others end as their jobs do, and the watch rests in between instead of asking what is due."""
+    over, rounds, due = threading.Event(), list[float](), Schedule.due
+
+    def counted(self: Schedule, now: float) -> Any:
+        rounds.append(now)
+        return due(self, now)
+
+    monkeypatch.setattr(Schedule, "due", counted)
+
+    async def main() -> list[str]:
+        ids = account.add(3, QUEUED)
+        hangs = ids[0]
+        account.trouble = lambda seen: over.wait(60) and None if hangs in seen.query else None
+        async with running(triggers(account, ids, poke_interval=1)) as tasks:
+            await until(lambda: len(account.singles(ids[1])) >= 2)
+            account.put(ids, FINISHED)
+            ended = await asyncio.gather(*tasks[1:])
+            assert not tasks[0].done()
+        return [event["outcome"] for event in ended]
+
+    try:
+        assert asyncio.run(main()) == ["succeeded"] * 2
+    finally:
+        over.set()
+    assert len(rounds) < 40
