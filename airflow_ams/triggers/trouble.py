@@ -47,6 +47,11 @@ class Trouble:
         self._failures = 0
         self.since = None
 
+    @property
+    def is_outage(self) -> bool:
+        """Whether more than one failure has come, and no answer in between."""
+        return self._failures > 1
+
     def lasted(self, now: float) -> float:
         """Return for how many seconds nothing was answered."""
         return 0.0 if self.since is None else now - self.since

@@ -272,8 +272,8 @@ class JobWatch:
             if job.is_being_read or job.id in self._waiters.gone:
                 # It is seen to; or it would be due all the time.
                 self._waiters.schedule.read(job, now)
-        # While there is trouble, one after the other, and no more than it takes to see that it goes on.
-        fetchers = 1 if self._trouble.since is not None else THREADS
+        # In an outage, no more than it takes to see that it goes on.
+        fetchers = 1 if self._trouble.is_outage else THREADS
         free = THREADS - 2 - len(self._stragglers)
         if batch or (gone and free <= 0):
             self._not_before = now + max(1.0 if free <= 0 else 0.0, len(batch) / FETCHES_PER_SECOND)
@@ -309,8 +309,8 @@ class JobWatch:
             now = time.monotonic()
             if self._waiters.jobs.get(job.id) is job:
                 self._waiters.gone[job.id] = job
-            job.tries += 1
             job.retry_at = now + back_off(job.tries)
+            job.tries += 1
             job.failing_since = min(job.failing_since, now)
             is_alone = self._trouble.lasted(now) < OUTAGE_NOTICE / 2
             if is_alone and now - job.failing_since >= OUTAGE_NOTICE:

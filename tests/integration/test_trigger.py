@@ -360,6 +360,7 @@ def test_a_mapped_upstream_is_refused() -> None:
             )
 
 
+@can_start
 def test_mapping_is_refused() -> None:
     """`.expand()` drops the start arguments, which nobody would notice; ending in the triggerer works."""
     with pytest.raises(ValueError, match=r"'wait'.*mapped"):
