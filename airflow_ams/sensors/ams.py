@@ -140,43 +140,26 @@ class AmsJobSensor(BaseSensorOperator):
         self._poll: Poll | None = None
         self._started_at = 0.0
         self._is_over_time = False
-        self._check_arguments()
+        _check_ids(job_id, self.task_id)
+        _check_settings(vars(self), self.task_id, self.timeout)
         self.start_from_trigger = start_from_trigger and deferrable and _CAN_START_FROM_TRIGGER
         if self.start_from_trigger:
             self.start_trigger_args = self._start_trigger_args()
 
-    def _check_arguments(self) -> None:
-        _check_ids(self.job_id, self.task_id)
-        if self.not_found_grace < 0:
-            raise ValueError(
-                f"not_found_grace of task '{self.task_id}' is {self.not_found_grace}; give seconds from 0"
-            )
-        if self.poke_interval < MIN_POKE_INTERVAL:
-            raise ValueError(
-                f"poke_interval of task '{self.task_id}' is {self.poke_interval:g} s; give at least 1 s"
-            )
-        if self.queue_timeout is not None and not 0 < self.queue_timeout <= self.timeout:
-            raise ValueError(
-                f"queue_timeout of task '{self.task_id}' is {self.queue_timeout:g} s; give more than 0 s and "
-                f"no more than timeout, which is {self.timeout:g} s"
-            )
-        if self.deferrable and self.exponential_backoff:
-            raise ValueError(
-                f"Task '{self.task_id}' has both deferrable and exponential_backoff; in the triggerer all "
-                "waits share one poll, so poke_interval is what there is to choose"
-            )
-
     @classmethod
     def partial(cls, **kwargs: Any) -> Any:
-        """Begin a mapped task.
+        """Begin a mapped task, whose arguments are checked as those of another.
 
-        :raises ValueError: it is to start in the triggerer, which is not told a mapped task's arguments
+        :raises ValueError: one is wrong, or it is to start in the triggerer, which is not told a mapped
+            task's arguments
         """
         partial = super().partial(**kwargs)
-        if partial.kwargs.get("start_from_trigger") and _CAN_START_FROM_TRIGGER:
+        given, task_id = partial.kwargs, kwargs.get("task_id")
+        _check_settings(given, task_id, conf.getfloat("sensors", "default_timeout"))
+        if given.get("start_from_trigger") and _CAN_START_FROM_TRIGGER:
             raise ValueError(
-                f"Task '{kwargs.get('task_id')}' cannot be mapped with start_from_trigger: Airflow drops "
-                "what the trigger needs to start. end_from_trigger works with mapped tasks"
+                f"Task '{task_id}' cannot be mapped with start_from_trigger: Airflow drops what the trigger "
+                "needs to start. end_from_trigger works with mapped tasks"
             )
         return partial
 
@@ -432,6 +415,33 @@ class AmsJobSensor(BaseSensorOperator):
                 except Exception as exc:
                     level, line = may_run_on(job_id, exc)
                 self.log.log(level, "%s", line)
+
+
+def _check_settings(given: Mapping[str, Any], task_id: Any, default_timeout: float) -> None:
+    """Refuse, when the DAG is read, what a wait cannot do.
+
+    :param given: the sensor's arguments by their names, as far as they are known
+    :raises TypeError: one is no time
+    :raises ValueError: one is out of bounds, or does not go with another
+    """
+    grace = _seconds(given.get("not_found_grace", 60), "not_found_grace", task_id)
+    interval = _seconds(given.get("poke_interval", 60), "poke_interval", task_id)
+    queue_timeout = _seconds(given.get("queue_timeout"), "queue_timeout", task_id)
+    timeout = _seconds(given.get("timeout"), "timeout", task_id) or default_timeout
+    if grace < 0:
+        raise ValueError(f"not_found_grace of task '{task_id}' is {grace:g}; give seconds from 0")
+    if interval < MIN_POKE_INTERVAL:
+        raise ValueError(f"poke_interval of task '{task_id}' is {interval:g} s; give at least 1 s")
+    if queue_timeout is not None and not 0 < queue_timeout <= timeout:
+        raise ValueError(
+            f"queue_timeout of task '{task_id}' is {queue_timeout:g} s; give more than 0 s and no more than "
+            f"timeout, which is {timeout:g} s"
+        )
+    if given.get("deferrable") and given.get("exponential_backoff"):
+        raise ValueError(
+            f"Task '{task_id}' has both deferrable and exponential_backoff; in the triggerer all waits share "
+            "one poll, so poke_interval is what there is to choose"
+        )
 
 
 @overload

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -80,3 +81,35 @@ def test_every_bad_end_ends_the_task_without_retries() -> None:
     assert issubclass(exceptions.AmsJobCanceled, exceptions.AmsJobFailed)
     assert not issubclass(exceptions.AmsJobNotFound, exceptions.AmsJobFailed)
     assert not issubclass(exceptions.AmsRefused, exceptions.AmsJobFailed)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"poke_interval": 0.5}, "poke_interval"),
+        ({"poke_interval": timedelta(milliseconds=1)}, "poke_interval"),
+        ({"queue_timeout": 61, "timeout": 60}, "queue_timeout"),
+        ({"not_found_grace": -1}, "not_found_grace"),
+        ({"deferrable": True, "exponential_backoff": True}, "exponential_backoff"),
+    ],
+)
+def test_a_mapped_task_is_checked_as_another(arguments: dict[str, Any], words: str) -> None:
+    """What is known when the DAG is read is refused then, for one task and for a mapped one."""
+    with pytest.raises(ValueError, match=words):
+        AmsJobSensor(task_id="wait", job_id=ID, **arguments)
+    with pytest.raises(ValueError, match=words):
+        AmsJobSensor.partial(task_id="wait", **arguments)
+
+
+@pytest.mark.parametrize("name", ["queue_timeout", "not_found_grace"])
+def test_a_time_that_is_none_is_refused(name: str) -> None:
+    """A text is no number of seconds; the message says which argument it is."""
+    with pytest.raises(TypeError, match=f"{name} of task 'wait' is '60'"):
+        AmsJobSensor(task_id="wait", job_id=ID, **{name: "60"})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("job_id", ["", " ", [ID, ""]])
+def test_an_empty_id_is_refused_when_the_dag_is_read(job_id: Any) -> None:
+    """It could only fail later."""
+    with pytest.raises(ValueError, match="'wait'"):
+        AmsJobSensor(task_id="wait", job_id=job_id)
