@@ -16,9 +16,6 @@ from urllib.parse import urlsplit, urlunsplit
 MAX_ERROR_TEXT = 500
 """Characters of one error's text that the job document keeps."""
 
-SILENCE = 300.0
-"""Seconds after which a line that has not changed is logged again."""
-
 # Not ``\b``: an ampersand may come escaped, as ``\u0026`` or ``%26``, and those end in a word character.
 _SIGNATURE = re.compile(
     r"(?i)(?:(?<![a-z])|(?<=%3F)|(?<=%253F))"
@@ -197,28 +194,6 @@ def describe(job: Job) -> str:
         line += f", {job.progress:.0f} %"
     shares = [f"{task.name}: {task.state} {task.progress or 0:.0f} %" for task in job.tasks]
     return _line(f"{line} ({'; '.join(shares)})" if shares else line)
-
-
-class ProgressLog:
-    """Decides when a wait has something to say: when its line changed, or after `SILENCE` seconds."""
-
-    __slots__ = ("_said", "_said_at")
-
-    def __init__(self) -> None:
-        # Not the line itself: a triggerer holds thousands.
-        self._said = 0
-        self._said_at = 0.0
-
-    def is_due(self, line: str, now: float) -> bool:
-        """Whether to log the line; if so, it counts as said.
-
-        :param now: seconds, on any clock that only goes forward
-        """
-        said = hash(line)
-        if said == self._said and now - self._said_at < SILENCE:
-            return False
-        self._said, self._said_at = said, now
-        return True
 
 
 def document(job: Job) -> dict[str, Any]:

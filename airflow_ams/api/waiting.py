@@ -16,10 +16,13 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from airflow_ams.api.errors import RefusedError
-from airflow_ams.api.model import Job, JobState, Outcome, ProgressLog, describe, document, verdict
+from airflow_ams.api.model import Job, JobState, Outcome, describe, document, verdict
 
 MAX_WITH_OUTPUTS = 100
 """Jobs of one wait up to which their documents have outputs; more would make a large XCom."""
+
+SILENCE = 300.0
+"""Seconds after which a line that has not changed is logged again."""
 
 _MAX_REASONS = 20
 _QUEUED = frozenset({JobState.QUEUED, JobState.SCHEDULED})
@@ -128,21 +131,21 @@ class JobWait(ABC):
     """What one waiting task knows of its jobs.
 
     A triggerer holds thousands, so it is kept small. `ending` is how the wait ended, None while it goes on;
-    `pending` are the jobs whose end is not known, `overdue` those whose time was over, and which may run on.
+    `overdue` are the jobs whose time was over, and which may run on.
     """
 
-    __slots__ = ("_grace", "_progress", "_queue_timeout", "_started_at", "ending", "overdue")
+    __slots__ = ("_grace", "_queue_timeout", "_said", "_said_at", "_started_at", "ending", "overdue")
 
     wants_progress: ClassVar[bool]
     """Whether percent is logged."""
-
-    pending: Collection[str]
 
     def __init__(self, queue_timeout: float | None, not_found_grace: float, started_at: float) -> None:
         self._queue_timeout = queue_timeout
         self._grace = not_found_grace
         self._started_at = started_at
-        self._progress = ProgressLog()
+        # Of the last line that was logged, its hash, which is smaller than the line.
+        self._said = 0
+        self._said_at = 0.0
         self.ending: Ending | None = None
         self.overdue: Collection[str] = ()
 
@@ -150,6 +153,11 @@ class JobWait(ABC):
     @abstractmethod
     def ids(self) -> str | list[str]:
         """The id, or the list of ids."""
+
+    @property
+    @abstractmethod
+    def pending(self) -> Collection[str]:
+        """The jobs whose end is not known."""
 
     @property
     @abstractmethod
@@ -200,15 +208,17 @@ class JobWait(ABC):
         return self._settle(job.id, End.QUEUE_TIMEOUT, text, job)
 
     def line(self, job: Job | None, progress_age: float = 0.0) -> str | None:
-        """Return the line to log about where the jobs stand, if there is anything new to say.
+        """Return the line to log about where the jobs stand, if it is new, or was said long ago.
 
         :param job: the last reading of the one job; of a list, all are meant
         :param progress_age: seconds since its percent was read
         """
         line = self._text(job)
         is_told_by_exception = self.ending is not None and self.ending.how is not End.SUCCEEDED
-        if is_told_by_exception or not self._progress.is_due(line, time.monotonic()):
+        said, now = hash(line), time.monotonic()
+        if is_told_by_exception or (said == self._said and now - self._said_at < SILENCE):
             return None
+        self._said, self._said_at = said, now
         is_old = progress_age >= 1 and job is not None and job.progress is not None
         return f"{line}, as of {progress_age:.0f} s ago" if is_old and self.ending is None else line
 
@@ -249,7 +259,7 @@ class JobWait(ABC):
 class OneJobWait(JobWait):
     """A wait on one job; its document is a job's."""
 
-    __slots__ = ("_id", "_queued_until", "pending")
+    __slots__ = ("_id", "_is_settled", "_queued_until")
 
     wants_progress = True
 
@@ -258,13 +268,18 @@ class OneJobWait(JobWait):
     ) -> None:
         super().__init__(queue_timeout, not_found_grace, started_at)
         self._id = job_id
+        self._is_settled = False
         self._queued_until: float | None = None
-        self.pending: Collection[str] = (job_id,)
 
     @property
     def ids(self) -> str:
         """The id."""
         return self._id
+
+    @property
+    def pending(self) -> tuple[str, ...]:
+        """The job, if its end is not known."""
+        return () if self._is_settled else (self._id,)
 
     @property
     def wants_outputs(self) -> bool:
@@ -282,15 +297,14 @@ class OneJobWait(JobWait):
         :raises RefusedError: it could not be one of the service's
         """
         known = job_id(self._id)
-        if known != self._id:
+        if known != self._id:  # or there would be two copies of most ids
             self._id = known
-            self.pending = (known,)
 
     def _text(self, job: Job | None) -> str:
         return describe(job) if job is not None else f"Where job {self._id} stands is not known"
 
     def _settle(self, job_id: str, how: End, text: str, job: Job | None) -> None:
-        self.pending = ()
+        self._is_settled = True
         self.overdue = (job_id,) if how is End.QUEUE_TIMEOUT else ()
         if how is End.SUCCEEDED and job is not None:
             self.ending = Ending(how, "", document(job))
@@ -310,9 +324,9 @@ class JobListWait(JobWait):
         "_fail_fast",
         "_failures",
         "_ids",
+        "_pending",
         "_queued",
         "_states",
-        "pending",
     )
 
     wants_progress = False
@@ -335,7 +349,7 @@ class JobListWait(JobWait):
         # Of the pending jobs: where each stands, and how many in each state.
         self._states: dict[str, JobState] = {}
         self._counts: Counter[JobState] = Counter()
-        self.pending: set[str] = set(self._ids)
+        self._pending = set(self._ids)
         if not self._ids:
             self.ending = Ending(End.SUCCEEDED, "", [])
 
@@ -343,6 +357,11 @@ class JobListWait(JobWait):
     def ids(self) -> list[str]:
         """The ids."""
         return list(self._ids)
+
+    @property
+    def pending(self) -> set[str]:
+        """The jobs whose end is not known."""
+        return self._pending
 
     @property
     def wants_outputs(self) -> bool:
@@ -360,14 +379,14 @@ class JobListWait(JobWait):
         :raises RefusedError: one could not be the service's, or two are the same
         """
         self._ids = list(map(job_id, self._ids))
-        self.pending = set(self._ids)
-        if len(self.pending) < len(self._ids):
+        self._pending = set(self._ids)
+        if len(self._pending) < len(self._ids):
             twice = Counter(self._ids).most_common(1)[0][0]
             raise RefusedError(f"job_id holds {twice} more than once; give each job once")
 
     def see(self, job: Job) -> str | None:
         """Take notice of a reading of one of the jobs; see `JobWait.see`."""
-        if job.id in self.pending:
+        if job.id in self._pending:
             self._forget_state(job.id)
             self._states[job.id] = job.state
             self._counts[job.state] += 1
@@ -382,11 +401,11 @@ class JobListWait(JobWait):
         if self._failures:
             parts.append(f"{len(self._failures)} have not")
         parts += [f"{count} {state}" for state, count in sorted(self._counts.items()) if count]
-        unread = len(self.pending) - len(self._states)
+        unread = len(self._pending) - len(self._states)
         return ", ".join([*parts, f"{unread} not read yet"] if unread else parts)
 
     def _settle(self, job_id: str, how: End, text: str, job: Job | None) -> str | None:
-        self.pending.discard(job_id)
+        self._pending.discard(job_id)
         self._queued.pop(job_id, None)
         self._forget_state(job_id)
         if how is End.QUEUE_TIMEOUT:
@@ -395,9 +414,9 @@ class JobListWait(JobWait):
             self._documents[job_id] = document(job)
         else:
             self._failures.append((how, text))
-        if self._failures and (self._fail_fast or not self.pending):
+        if self._failures and (self._fail_fast or not self._pending):
             self.ending = Ending(min(self._failures, key=_gravity)[0], self._reasons())
-        elif not self.pending:
+        elif not self._pending:
             self.ending = Ending(End.SUCCEEDED, "", [self._documents[known] for known in self._ids])
         return text if how is not End.SUCCEEDED and self.ending is None else None
 

@@ -6,6 +6,7 @@ import asyncio
 import math
 import time
 from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 SLICE = 0.005
@@ -15,6 +16,18 @@ TICK = 0.1
 """Seconds by which an alarm may ring too late."""
 
 _T = TypeVar("_T", bound=Hashable)
+
+
+@dataclass(eq=False, slots=True)
+class Alarm(Generic[_T]):
+    """Rings once, for all who want to be woken in its tick.
+
+    :param sleepers: a dict as an ordered set, which is a third as large as a set
+    """
+
+    tick: int
+    timer: asyncio.TimerHandle
+    sleepers: dict[_T, None] = field(default_factory=dict)
 
 
 class Alarms(Generic[_T]):
@@ -27,11 +40,9 @@ class Alarms(Generic[_T]):
 
     def __init__(self, ring: Callable[[_T], None]) -> None:
         self._ring = ring
-        # Dicts as ordered sets, which are a third as large as sets.
-        self._sleepers: dict[int, dict[_T, None]] = {}
-        self._timers: dict[int, asyncio.TimerHandle] = {}
+        self._alarms: dict[int, Alarm[_T]] = {}
 
-    def set(self, sleeper: _T, before: int | None, at: float) -> int | None:
+    def set(self, sleeper: _T, before: Alarm[_T] | None, at: float) -> Alarm[_T] | None:
         """Set a sleeper's alarm instead of the one that it has.
 
         :param before: what this returned for that one
@@ -39,28 +50,33 @@ class Alarms(Generic[_T]):
         :returns: the alarm
         """
         tick = None if math.isinf(at) else math.ceil(at / TICK)
-        if tick == before:
-            return tick
+        if tick == (before.tick if before else None):
+            return before
         self.drop(sleeper, before)
-        if tick is not None:
-            if tick not in self._sleepers:
-                loop = asyncio.get_running_loop()
-                delay = max(0.0, tick * TICK - time.time())
-                self._timers[tick] = loop.call_later(delay, self._wake, tick)
-            self._sleepers.setdefault(tick, {})[sleeper] = None
-        return tick
+        if tick is None:
+            return None
+        alarm = self._alarms.get(tick)
+        if alarm is None:
+            delay = max(0.0, tick * TICK - time.time())
+            timer = asyncio.get_running_loop().call_later(delay, self._wake, tick)
+            alarm = self._alarms[tick] = Alarm(tick, timer)
+        alarm.sleepers[sleeper] = None
+        return alarm
 
-    def drop(self, sleeper: _T, alarm: int | None) -> None:
+    def drop(self, sleeper: _T, alarm: Alarm[_T] | None) -> None:
         """Let a sleeper sleep on."""
-        sleepers = self._sleepers.get(alarm, {}) if alarm is not None else {}
-        sleepers.pop(sleeper, None)
-        if alarm in self._sleepers and not sleepers:
-            del self._sleepers[alarm]
-            self._timers.pop(alarm).cancel()
+        if alarm is None or sleeper not in alarm.sleepers:
+            return
+        del alarm.sleepers[sleeper]
+        if not alarm.sleepers:
+            alarm.timer.cancel()
+            self._alarms.pop(alarm.tick, None)
 
     def _wake(self, tick: int) -> None:
-        self._timers.pop(tick, None)
-        self._ring_some(list(self._sleepers.pop(tick, {})))
+        sleepers = self._alarms.pop(tick).sleepers
+        woken = list(sleepers)
+        sleepers.clear()
+        self._ring_some(woken)
 
     def _ring_some(self, sleepers: list[_T]) -> None:
         end = time.monotonic() + SLICE

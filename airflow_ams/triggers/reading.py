@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_ams.api.details import with_details
 from airflow_ams.api.errors import RefusedError, ServiceError, SignInError, TransientError
-from airflow_ams.api.model import JobState
+from airflow_ams.api.model import Job, JobState
 from airflow_ams.api.retries import NO_RETRIES
 
 if TYPE_CHECKING:
     from airflow_ams.api import MediaService
-    from airflow_ams.api.model import Job
     from airflow_ams.api.sweep import IsNews, Sweep, Swept
     from airflow_ams.api.waiting import JobWait
 
@@ -60,9 +59,14 @@ def slim(found: Job, job_id: str, before: Job | None) -> Job:
     """
     raw = found.raw if found.state is JobState.UNKNOWN else _NOTHING
     if before and found.state is JobState.PROCESSING and found.progress is None:
-        return replace(found, id=job_id, raw=raw, tasks=before.tasks, progress=before.progress)
-    tasks = tuple(replace(task, raw=_NOTHING, history=()) for task in found.tasks)
-    return replace(found, id=job_id, raw=raw, tasks=tasks)
+        tasks, progress = before.tasks, before.progress
+    else:
+        tasks = tuple(replace(task, raw=_NOTHING, history=()) for task in found.tasks)
+        progress = found.progress
+    if found.state is not JobState.PROCESSING:
+        return replace(found, id=job_id, raw=raw, tasks=tasks)
+    # Most jobs are in this state, and no wait asks when they began.
+    return Job(job_id, found.name, found.state, progress, tasks=tasks, raw=raw)
 
 
 def is_about_all(error: ServiceError) -> bool:

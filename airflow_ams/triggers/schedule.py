@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ class Watched:
     """
 
     __slots__ = (
+        "_waiters",
         "failing_since",
         "id",
         "interval",
@@ -38,13 +39,13 @@ class Watched:
         "read_at",
         "retry_at",
         "tries",
-        "waiters",
     )
 
     def __init__(self, job_id: str, interval: float) -> None:
         self.id = job_id
         self.interval = interval
-        self.waiters: dict[Waiter, None] | tuple[Waiter, ...] = ()
+        # Mostly there is one, for whom a dict would be large.
+        self._waiters: dict[Waiter, None] | Waiter | None = None
         self.job: Job | None = None
         """The last reading, without the service's own document."""
         self.read_at = NEVER
@@ -66,22 +67,26 @@ class Watched:
         self.tries = 0
         self.retry_at, self.failing_since = NEVER, math.inf
 
+    @property
+    def waiters(self) -> Collection[Waiter]:
+        """Those who wait for it."""
+        if isinstance(self._waiters, dict):
+            return self._waiters
+        return () if self._waiters is None else (self._waiters,)
+
     def enter(self, waiter: Waiter) -> None:
         """Let somebody wait for it."""
-        # Mostly there is one, for whom a dict would be large; with many, a tuple would be copied each time.
-        if not self.waiters:
-            self.waiters = (waiter,)
-        elif isinstance(self.waiters, tuple):
-            self.waiters = dict.fromkeys((*self.waiters, waiter))
+        if isinstance(self._waiters, dict):
+            self._waiters[waiter] = None
         else:
-            self.waiters[waiter] = None
+            self._waiters = waiter if self._waiters is None else {self._waiters: None, waiter: None}
 
     def quit(self, waiter: Waiter) -> None:
         """Let somebody go."""
-        if isinstance(self.waiters, dict):
-            self.waiters.pop(waiter, None)
-        elif waiter in self.waiters:
-            self.waiters = ()
+        if isinstance(self._waiters, dict):
+            self._waiters.pop(waiter, None)
+        elif waiter is self._waiters:
+            self._waiters = None
 
 
 class Schedule:

@@ -16,7 +16,7 @@ from airflow_ams.api.details import without_details
 from airflow_ams.api.errors import ServiceError, TransientError
 from airflow_ams.api.model import Job, JobState
 from airflow_ams.api.waiting import JobWait
-from airflow_ams.triggers.alarms import SLICE, Alarms
+from airflow_ams.triggers.alarms import SLICE, Alarm, Alarms
 from airflow_ams.triggers.reading import slim
 from airflow_ams.triggers.schedule import EARLY, Schedule, Watched, jittered
 
@@ -52,7 +52,7 @@ class Waiter:
         # The task's log is found by context variables, which the watch's own task does not have.
         self.context = contextvars.copy_context()
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.alarm: int | None = None
+        self.alarm: Alarm[Waiter] | None = None
         self.told_of: float | None = None
         """The outage that the task's log speaks of, by when it began."""
 

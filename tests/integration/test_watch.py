@@ -317,7 +317,7 @@ def test_a_long_silence_is_broken(
 ) -> None:
     """Each task's log repeats itself after a while: five minutes, which are shortened here."""
     monkeypatch.setattr("airflow_ams.triggers.waiters.HEARTBEAT", 0.3)
-    monkeypatch.setattr("airflow_ams.api.model.SILENCE", 0.5)
+    monkeypatch.setattr("airflow_ams.api.waiting.SILENCE", 0.5)
 
     async def main() -> None:
         ids = [*account.add(12, QUEUED)]

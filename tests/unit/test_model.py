@@ -18,7 +18,6 @@ from airflow_ams.api.model import (
     JobState,
     JobTask,
     Outcome,
-    ProgressLog,
     describe,
     document,
     mean_progress,
@@ -210,21 +209,6 @@ def test_any_job_has_a_document_and_a_line(
     assert len(json.loads(json.dumps(document(job)))["errors"][0]["message"]) <= MAX_ERROR_TEXT
     assert "\n" not in verdict(job).text or "\n" in name
     assert describe(job)
-
-
-def test_progress_is_logged_on_change_and_after_silence() -> None:
-    """An unchanged job is mentioned again only after the silence; a changed one at once."""
-    log = ProgressLog()
-    for text, now, expected in [
-        ("1 %", 1000, True),
-        ("1 %", 1005, False),
-        ("2 %", 1006, True),
-        ("2 %", 1305, False),
-        ("2 %", 1306, True),
-        ("2 %", 1307, False),
-        ("Canceling", 1308, True),
-    ]:
-        assert log.is_due(text, now) is expected
 
 
 @pytest.mark.parametrize(
