@@ -5,6 +5,7 @@ What `requests` and `urllib3` raise becomes one of our errors here and nowhere e
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import time
@@ -37,6 +38,8 @@ MAX_BODY = 16 * 1024 * 1024
 """Bytes of an answer that are read; a page of a thousand jobs is about half of one megabyte."""
 
 _CHUNK = 64 * 1024
+# What an error of the system means that a setting (of a CA bundle) caused; `requests` gives no number.
+_OF_A_SETTING = frozenset({None, errno.EACCES, errno.EISDIR, errno.ENOENT, errno.ENOTDIR})
 _NO_PROXIES = {"http": "", "https": "", "all": ""}
 
 
@@ -219,7 +222,9 @@ def _our_errors(url: str) -> Iterator[None]:
             "proxies in the environment"
         ) from None
     except OSError as exc:
-        raise RefusedError(f"The request to {host} could not be made: {_root(exc)}") from exc
+        text = f"The request to {host} could not be made: {_root(exc)}"
+        # Such as too many open files: other tasks' doing, and over when they are.
+        raise (RefusedError(text) if exc.errno in _OF_A_SETTING else NoAnswerError(text)) from exc
 
 
 class NoAnswerError(TransientError):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import resource
 import time
 import traceback
 from collections.abc import Callable
@@ -309,12 +311,28 @@ def test_no_secret_is_repeated_from_the_services_mouth() -> None:
         (requests.exceptions.InvalidHeader("x"), TransientError),
         (UnicodeDecodeError("latin-1", b"", 0, 1, "x"), TransientError),
         (OSError("no CA bundle"), RefusedError),
+        (PermissionError(errno.EACCES, "Permission denied"), RefusedError),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), TransientError),
     ],
 )
 def test_every_error_below_becomes_one_of_ours(raised: Exception, kind: type[ServiceError]) -> None:
     """Callers see `ServiceError` only, split by what they can do about it."""
     with pytest.raises(kind), module._our_errors("https://media.windows.net/api/"):
         raise raised
+
+
+def test_too_many_open_files_are_waited_out() -> None:
+    """A process whose other tasks hold all the files it may open is not the connection's fault."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+        with (
+            pytest.raises(TransientError, match=r"127\.0\.0\.1:9.*Too many open files"),
+            module.Wire() as wire,
+        ):
+            wire.exchange("GET", "http://127.0.0.1:9/")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 @pytest.mark.parametrize("token", ["line\nbreak", "smörgås\u2026", "carriage\rreturn"])
