@@ -25,8 +25,9 @@ from airflow.providers.common.compat.sdk import (
 )
 
 from airflow_ams.api.details import cancel, may_run_on
+from airflow_ams.api.ids import read_ids
 from airflow_ams.api.retries import Retries
-from airflow_ams.api.waiting import End, Ending, read_ids, wait_on
+from airflow_ams.api.waiting import End, Ending, wait_on
 from airflow_ams.exceptions import AmsJobCanceled, AmsJobFailed, AmsJobNotFound, AmsRefused
 from airflow_ams.hooks.ams import AmsHook
 from airflow_ams.sensors.polling import Poll

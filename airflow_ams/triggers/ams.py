@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from airflow.triggers.base import BaseTrigger, TaskSuccessEvent, TriggerEvent
 
-from airflow_ams.api.waiting import End, Ending, JobWait, read_ids, wait_on
+from airflow_ams.api.ids import read_ids
+from airflow_ams.api.waiting import End, Ending, JobWait, wait_on
 from airflow_ams.triggers.supervisor import is_deferred, push_xcom
 from airflow_ams.triggers.waiters import Waiter
 from airflow_ams.triggers.watch import job_watch

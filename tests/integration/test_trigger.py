@@ -201,7 +201,7 @@ class Pulling:
 )
 def test_arguments_are_rendered_in_the_triggerer(job_id: Any, context: Any, ids: Any) -> None:
     """The complaint: templates are not rendered. By Airflow's own rendering, of the DAG as it was stored."""
-    from airflow_ams.api.waiting import read_ids
+    from airflow_ams.api.ids import read_ids
 
     with dag():
         made = sensor(job_id, deferrable=True, start_from_trigger=True, ams_conn_id="ams_{{ 1 + 1 }}")
@@ -214,7 +214,7 @@ def test_arguments_are_rendered_in_the_triggerer(job_id: Any, context: Any, ids:
 @pytest.mark.parametrize("value", [UNKNOWN, [UNKNOWN, OTHER], 'it\'s "quoted" & <odd>'])
 def test_an_upstream_output_is_pulled_without_hanging(value: Any) -> None:
     """As Jinja with `map_indexes=-1`, since without it the triggerer waits for ever."""
-    from airflow_ams.api.waiting import read_ids
+    from airflow_ams.api.ids import read_ids
 
     with dag():
 
