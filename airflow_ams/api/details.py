@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from airflow_ams.api import MediaService
     from airflow_ams.api.retries import Retries
 
+DETAILS_PATIENCE = 120.0
+"""Seconds for which a job's errors, or outputs, are asked for before its wait ends without them."""
+
 
 def with_details(service: MediaService, job: Job, *, outputs: bool, retries: Retries | None) -> Job:
     """Read what the verdict on a job that has ended needs: why it failed, or what it wrote.

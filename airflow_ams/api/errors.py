@@ -13,6 +13,8 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
+
 
 class ServiceError(Exception):
     """Anything that went wrong while speaking to a media service.
@@ -72,6 +74,16 @@ class TransientError(ServiceError):
 class RefusedError(ServiceError):
     """Raised when the service, or this client on its own, will not do what was asked."""
 
+    @property
+    def may_pass(self) -> bool:
+        """Whether it may be the word of a gateway, and of the moment, if the service has answered before."""
+        return self.status not in (
+            None,
+            HTTPStatus.BAD_REQUEST,
+            HTTPStatus.UNAUTHORIZED,
+            HTTPStatus.FORBIDDEN,
+        )
+
 
 class MalformedIdError(RefusedError):
     """Raised before anything is sent, when an id cannot be one of this service's."""
@@ -79,6 +91,11 @@ class MalformedIdError(RefusedError):
 
 class SignInError(RefusedError):
     """Raised when who signs in is not known, or may not; `status` is the token end point's."""
+
+    @property
+    def may_pass(self) -> bool:
+        """Whether it may be the word of the moment: no."""
+        return False
 
 
 class JobNotFoundError(ServiceError):

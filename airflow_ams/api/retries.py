@@ -24,3 +24,6 @@ class Retries:
 
 NO_RETRIES = Retries(tries=1)
 """For callers that keep a back-off of their own."""
+
+MAX_RETRY_AFTER = 600.0
+"""Seconds that a wait stays away at most if the service asks for it; many waits are over sooner than an hour."""

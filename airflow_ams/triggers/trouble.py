@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 import random
 
+from airflow_ams.api.retries import MAX_RETRY_AFTER
+
 MAX_BACK_OFF = 15.0
 """Seconds to stay away at most, besides what the service asks for."""
-
-MAX_RETRY_AFTER = 600.0
-"""Seconds to stay away at most if the service asks for it; an hour would be longer than many waits."""
 
 _FIRST_BACK_OFF = 0.5
 
