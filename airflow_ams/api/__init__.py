@@ -14,12 +14,14 @@ if TYPE_CHECKING:
 class SweepPage(NamedTuple):
     """One page of a list of the active jobs.
 
-    :param ids: of all the jobs on it
+    :param ids: of all the active jobs on it
     :param news: the jobs on it that somebody asked to hear of
+    :param cursor: of the page after it; None: it is the last
     """
 
     ids: set[str]
     news: list[Job]
+    cursor: str | None
 
 
 class MediaService(Protocol):
@@ -35,16 +37,17 @@ class MediaService(Protocol):
 
     @property
     def sweep_forms(self) -> Sequence[tuple[str, ...]]:
-        """The ways to list the active jobs, best first; a service may refuse some."""
+        """The ways to list the active jobs, best first, each by one query or more; some may be refused."""
 
-    def sweep(
+    def sweep_page(
         self,
-        form: tuple[str, ...],
+        query: str,
+        cursor: str | None,
         is_news: Callable[[str, JobState], bool],
         *,
         retries: Retries | None = None,
-    ) -> Iterator[SweepPage]:
-        """List the active jobs, a request a page; `is_news` picks those worth more than a glance."""
+    ) -> SweepPage:
+        """Read one page of a query of a sweep; `is_news` picks the jobs worth more than a glance."""
 
     def job_id(self, text: str) -> str:
         """Return the id as the service writes it; raise `MalformedIdError` if it cannot be one."""

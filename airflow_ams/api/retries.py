@@ -26,4 +26,4 @@ NO_RETRIES = Retries(tries=1)
 """For callers that keep a back-off of their own."""
 
 MAX_RETRY_AFTER = 600.0
-"""Seconds that a wait stays away at most if the service asks for it; many waits are over sooner than an hour."""
+"""Seconds that a wait stays away at most, however long the service asks for; an hour would outlast many."""

@@ -27,6 +27,8 @@ MEMORY = 600.0
 """Seconds for which it is remembered that an account is crowded, or that sweeps fail."""
 
 _MAX_FAILURES = 5
+_SECONDS_A_FAILURE = 10.0
+_STALE = 60.0
 _REFUSALS = (HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_IMPLEMENTED)
 
 IsNews = Callable[[str, JobState], bool]
@@ -36,6 +38,7 @@ IsNews = Callable[[str, JobState], bool]
 class Swept:
     """What a sweep found.
 
+    :param began: when the first page was asked for, on a clock that only goes forward
     :param seen: the ids of the active jobs
     :param missing: of those that were looked for, the ids that are not among them
     :param news: the jobs that it was asked to look at
@@ -43,23 +46,39 @@ class Swept:
         account is crowded, and the sweep was given up
     """
 
+    began: float
     seen: set[str] = field(default_factory=set)
     missing: frozenset[str] = frozenset()
     news: list[Job] = field(default_factory=list)
     is_complete: bool = False
 
 
+@dataclass
+class _Run:
+    """A sweep that is under way.
+
+    :param queries: those to read yet; the cursor is of the first one
+    """
+
+    queries: list[str]
+    swept: Swept
+    cursor: str | None = None
+    pages: int = 0
+
+
 class Sweep:
     """Lists the active jobs, and knows when that pays.
 
     A sweep pays when more than `JOBS_PER_PAGE` jobs wait for each of its pages. It is made by the best form
-    that the service takes; a form that was refused is not tried again. After one that is longer than it pays,
-    or five that failed while single fetches were answered, none is tried for `MEMORY` seconds.
+    that the service takes; a form that was refused is not tried again. One that breaks off goes on where it
+    was, unless that is a minute ago. After one that is longer than it pays, or five failures in a row while
+    single fetches were answered (one that takes long counts for more), none is tried for `MEMORY` seconds.
     """
 
     def __init__(self) -> None:
         self._refused = 0
-        self._failures = 0
+        self._failures = 0.0
+        self._run: _Run | None = None
         self._pages: float = 1
         self._known_until = -math.inf
 
@@ -76,7 +95,7 @@ class Sweep:
         *,
         retries: Retries | None = None,
     ) -> Swept | None:
-        """List the active jobs until all that are wanted were seen.
+        """List the active jobs until all that are wanted were seen, or go on with that.
 
         :param wanted: ids of the jobs that somebody waits for
         :param is_news: told each job's id and state; whether to look at it
@@ -86,44 +105,52 @@ class Sweep:
         """
         while self._refused < len(service.sweep_forms):
             try:
-                return self._read(service, frozenset(wanted), is_news, retries)
+                return self._go_on(service, frozenset(wanted), is_news, retries)
             except (RefusedError, TransientError) as exc:
                 if isinstance(exc, SignInError) or exc.status not in _REFUSALS:
                     _raise_unless_forbidden(exc)
                     return None
             self._refused += 1
+            self._run = None
         self._learn(math.inf, math.inf)
         return None
 
-    def _read(
+    def _go_on(
         self, service: MediaService, wanted: frozenset[str], is_news: IsNews, retries: Retries | None
     ) -> Swept:
-        swept, pages = Swept(), 0
-        for page in service.sweep(service.sweep_forms[self._refused], is_news, retries=retries):
-            pages += 1
+        now = time.monotonic()
+        run = self._run
+        if run is None or now - run.swept.began > _STALE:
+            run = self._run = _Run([*service.sweep_forms[self._refused]], Swept(now))
+        swept = run.swept
+        while run.queries and not (len(swept.seen) >= len(wanted) and wanted <= swept.seen):
+            if run.pages * JOBS_PER_PAGE > max(len(wanted), JOBS_PER_PAGE):
+                self._learn(run.pages, MEMORY)
+                return swept
+            page = service.sweep_page(run.queries[0], run.cursor, is_news, retries=retries)
             swept.seen |= page.ids
             swept.news += page.news
-            if len(swept.seen) >= len(wanted) and wanted <= swept.seen:
-                break
-            if pages * JOBS_PER_PAGE > max(len(wanted), JOBS_PER_PAGE):
-                self._learn(pages, MEMORY)
-                return swept
-        self._learn(pages, MEMORY)
+            run.pages, run.cursor, self._failures = run.pages + 1, page.cursor, 0.0
+            if page.cursor is None:
+                run.queries.pop(0)
+        self._learn(run.pages, MEMORY)
         swept.missing = wanted - swept.seen
         swept.is_complete = True
         return swept
 
-    def failed(self, *, is_alone: bool) -> None:
+    def failed(self, *, is_alone: bool, seconds: float = 0.0) -> None:
         """Learn from a sweep that has failed.
 
         :param is_alone: whether single fetches were answered right after it, so it is the list that fails
+        :param seconds: how long the failure took to come
         """
-        self._failures = self._failures + 1 if is_alone else 0
+        self._failures = self._failures + 1 + seconds / _SECONDS_A_FAILURE if is_alone else 0.0
         if self._failures >= _MAX_FAILURES:
             self._learn(math.inf, MEMORY)
 
     def _learn(self, pages: float, seconds: float) -> None:
-        self._failures = 0
+        self._failures = 0.0
+        self._run = None
         self._pages = pages
         self._known_until = time.monotonic() + seconds
 

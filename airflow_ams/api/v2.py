@@ -172,30 +172,33 @@ class V2Service:
                     seen.add(job.id)
                     yield job
 
-    def sweep(
+    def sweep_page(
         self,
-        form: tuple[str, ...],
+        query: str,
+        cursor: str | None,
         is_news: Callable[[str, JobState], bool],
         *,
         retries: Retries | None = None,
-    ) -> Iterator[SweepPage]:
-        """List the active jobs, a request a page.
+    ) -> SweepPage:
+        """Read one page of the active jobs with one request.
 
-        :param form: one of `sweep_forms`: the queries to page through
+        :param query: one of those of a form of `sweep_forms`
+        :param cursor: of the page; None: it is the first
         :param is_news: told each job's id and state; whether to make a `Job` of it, which costs ten times
             as much as reading these two
         """
-
-        for query in form:
-            for rows in self._pages(query, retries):
-                ids: set[str] = set()
-                news = []
-                for row in rows:
-                    job_id = _known_case(row["Id"])
-                    ids.add(job_id)
-                    if is_news(job_id, _state(row.get("State"))):
-                        news.append(_job(row))
-                yield SweepPage(ids, news)
+        rows, skip = self._rows(query, int(cursor or 0), retries)
+        ids: set[str] = set()
+        news = []
+        for row in rows:
+            job_id, state = _known_case(row["Id"]), _state(row.get("State"))
+            if state.is_final:
+                # Its errors and outputs are not here; nor should it be.
+                continue
+            ids.add(job_id)
+            if is_news(job_id, state):
+                news.append(_job(row))
+        return SweepPage(ids, news, None if skip is None else str(skip))
 
     def submit_job(self, spec: Mapping[str, Any]) -> Job:
         """Create a job with one POST.
@@ -331,15 +334,20 @@ class V2Service:
             create=True,
         )
 
-    def _pages(self, query: str, retries: Retries | None = None) -> Iterator[list[dict[str, Any]]]:
-        skip = 0
-        while True:
-            path = f"Jobs()?{query}&$top={PAGE}&$skip={skip}"
-            rows, has_next = self._transport.send("GET", path, _page, retries=retries)
+    def _pages(self, query: str) -> Iterator[list[dict[str, Any]]]:
+        skip: int | None = 0
+        while skip is not None:
+            rows, skip = self._rows(query, skip)
             yield rows
-            if not rows or (len(rows) < PAGE and not has_next):
-                return
-            skip += len(rows)
+
+    def _rows(
+        self, query: str, skip: int, retries: Retries | None = None
+    ) -> tuple[list[dict[str, Any]], int | None]:
+        """Read one page of jobs; return it, and how many to skip for the next, None if there is none."""
+        path = f"Jobs()?{query}&$top={PAGE}&$skip={skip}"
+        rows, has_next = self._transport.send("GET", path, _page, retries=retries)
+        is_last = not rows or (len(rows) < PAGE and not has_next)
+        return rows, None if is_last else skip + len(rows)
 
     def _write(self, method: str, job_id: str, document: Mapping[str, Any] | None = None) -> None:
         job_id = self.job_id(job_id)

@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING, TypeVar
 from airflow.providers.common.compat.connection import get_async_connection
 from airflow.providers.common.compat.sdk import AirflowNotFoundException
 
-from airflow_ams.api.errors import RefusedError
+from airflow_ams.api.errors import RefusedError, TransientError
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Connection
 
     from airflow_ams.api import MediaService
 
-THREADS = 8
-"""More would read no faster on one interpreter, and keep the event loop waiting for their turns."""
+POLLING = 6
+CANCELING = 2
+"""Threads of a watch. More would be no faster on one interpreter, and keep the event loop from its turns."""
 
 _T = TypeVar("_T")
 
@@ -28,13 +29,14 @@ class ServicePool:
     """A few threads, each of which has a conversation of its own with the service of one connection.
 
     :param conn_id: the connection; it is read on the event loop, once, when it is first needed
+    :param threads: how many
     """
 
-    def __init__(self, conn_id: str) -> None:
+    def __init__(self, conn_id: str, threads: int) -> None:
         self._conn_id = conn_id
         self._connection: Connection | None = None
         self._reading = asyncio.Lock()
-        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix=f"ams-{conn_id}")
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix=f"ams-{conn_id}")
         self._guard = threading.Lock()
         self._idle: list[MediaService] = []
         self._generation = 0
@@ -82,6 +84,10 @@ class ServicePool:
         before = service.requests
         try:
             return function(service)
+        except RefusedError as exc:
+            if generation != self._generation:
+                raise TransientError(f"The connection was changed meanwhile. {exc.message}") from exc
+            raise
         finally:
             with self._guard:
                 self.requests += service.requests - before

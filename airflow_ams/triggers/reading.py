@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from airflow_ams.api.details import with_details
-from airflow_ams.api.errors import RefusedError, ServiceError, SignInError, TransientError
+from airflow_ams.api.errors import RefusedError, ServiceError, SignInError
 from airflow_ams.api.model import Job, JobState
 from airflow_ams.api.retries import NO_RETRIES
 
@@ -74,9 +74,3 @@ def is_about_all(error: ServiceError) -> bool:
     if isinstance(error, SignInError):
         return True
     return isinstance(error, RefusedError) and error.status in (None, 401)
-
-
-def urgency(error: Exception) -> tuple[bool, float]:
-    """Sort errors: first what no repetition mends, then what asks for the longest pause."""
-    is_transient = isinstance(error, TransientError)
-    return is_transient, -(error.retry_after or 0.0) if isinstance(error, TransientError) else 0.0

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import heapq
 import math
 import random
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Set
+from itertools import chain, takewhile
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -127,13 +129,11 @@ class Schedule:
         if self._unread.pop(job.id, None) or self._unqueue(job):
             self._queues.setdefault(job.interval, {})[job.id] = job
 
-    def swept(self, now: float) -> None:
-        """Note that all jobs have been read."""
-        self._swept_at = now
-        unread, self._unread = self._unread, {}
-        for job in unread.values():
-            job.read_at = now
-            self._queues.setdefault(job.interval, {})[job.id] = job
+    def swept(self, began: float, wanted: Set[str]) -> None:
+        """Note that a sweep which began at that time has read these, and all those that were read before."""
+        self._swept_at = began
+        for job_id in wanted & self._unread.keys():
+            self.read(self._unread[job_id], began)
 
     def __iter__(self) -> Iterator[Watched]:
         """All jobs."""
@@ -150,14 +150,15 @@ class Schedule:
         )
 
     def due(self, now: float) -> list[Watched]:
-        """Return the jobs to read now: first the unread ones, then those that were read longest ago."""
-        jobs = list(self._unread.values())
-        for interval, queue in self._queues.items():
-            for job in queue.values():
-                if self._due(job) > now + SLACK * interval:
-                    break
-                jobs.append(job)
-        return jobs
+        """Return the jobs to read now: first the unread ones, then those that have been due for longest."""
+        queues = [self._due_of(queue, now + SLACK * interval) for interval, queue in self._queues.items()]
+        return [
+            *self._unread.values(),
+            *(heapq.merge(*queues, key=self._due) if queues[1:] else chain(*queues)),
+        ]
+
+    def _due_of(self, queue: dict[str, Watched], until: float) -> Iterator[Watched]:
+        return takewhile(lambda job: self._due(job) <= until, queue.values())
 
     def _unqueue(self, job: Watched) -> bool:
         queue = self._queues.get(job.interval, {})

@@ -15,6 +15,7 @@ from typing import TypeVar
 from airflow_ams.api.details import without_details
 from airflow_ams.api.errors import ServiceError, TransientError
 from airflow_ams.api.model import Job, JobState
+from airflow_ams.api.sweep import Swept
 from airflow_ams.api.waiting import JobWait
 from airflow_ams.triggers.alarms import SLICE, Alarm, Alarms
 from airflow_ams.triggers.reading import slim
@@ -72,13 +73,15 @@ class Waiters:
     """
 
     def __init__(self, wake: Callable[[], None]) -> None:
-        self._wake = wake
+        self.wake = wake
         self.schedule = Schedule()
         self._joining: list[tuple[float, int, Waiter]] = []
         self._joined = 0
         self.jobs: dict[str, Watched] = {}
         # Jobs to be fetched now.
         self.gone: dict[str, Watched] = {}
+        # Jobs of which somebody must know now where they stand, whatever holds up the list.
+        self.hurried: dict[str, Watched] = {}
         # Jobs in Processing, of which somebody wants to know the percent; the next one first.
         self.running: dict[str, Watched] = {}
         self._waiters: dict[Waiter, None] = {}
@@ -103,7 +106,7 @@ class Waiters:
         self._joined += 1
         heapq.heappush(self._joining, (time.monotonic() + pause, self._joined, waiter))
         self._set_alarm(waiter)
-        self._wake()
+        self.wake()
 
     def next_due(self) -> float:
         """Return when there is something to read; infinity if there is nothing."""
@@ -171,7 +174,7 @@ class Waiters:
         job.forget_failures()
         job.is_asked_for = False
         job.is_off_list = is_single
-        self.gone.pop(job.id, None)
+        self._found(job)
         self._follow(job)
         async for waiter in sliced(list(job.waiters)):
             self._tell(waiter, job)
@@ -191,17 +194,39 @@ class Waiters:
     async def missed(self, job: Watched) -> None:
         """Tell whoever waits for a job that the service knows none of that id."""
         job.is_off_list = True
-        self.gone.pop(job.id, None)
+        self._found(job)
         async for waiter in sliced(list(job.waiters)):
-            waiter.log(waiter.wait.miss(job.id))
+            line = waiter.wait.miss(job.id)
+            waiter.log(line, logging.INFO if job.id in waiter.wait.pending else logging.WARNING)
             self._judge(waiter, job)
 
-    def listed(self, seen: Set[str]) -> None:
+    def _found(self, job: Watched) -> None:
+        self.gone.pop(job.id, None)
+        self.hurried.pop(job.id, None)
+
+    def swept(self, swept: Swept, wanted: Set[str]) -> None:
+        """Draw the consequences of a sweep, besides its news.
+
+        :param wanted: the jobs that it looked for
+        """
+        self._listed(swept.seen)
+        if swept.is_complete:
+            for job_id in swept.missing:
+                self._left(job_id, swept.began)
+            self.schedule.swept(swept.began, wanted)
+        else:
+            for job_id in swept.seen & self.jobs.keys():
+                self.schedule.read(self.jobs[job_id], swept.began)
+        # Who came to be in a hurry meanwhile may have been read before that.
+        for job in self.hurried.values():
+            self.schedule.add(job)
+
+    def _listed(self, seen: Set[str]) -> None:
         """Have no job fetched that is in the list after all."""
         for job_id in seen & self.gone.keys():
             self.gone.pop(job_id).forget_failures()
 
-    def left(self, job_id: str, now: float) -> None:
+    def _left(self, job_id: str, now: float) -> None:
         """Have a job fetched that is not in the list; one that never is, only once an interval."""
         job = self.jobs.get(job_id)
         if job and (
@@ -297,7 +322,7 @@ class Waiters:
     def _unwatch(self, job: Watched, waiter: Waiter) -> None:
         job.quit(waiter)
         if not job.waiters and job.id in self.jobs:
-            for jobs in (self.jobs, self.gone, self.running):
+            for jobs in (self.jobs, self.gone, self.hurried, self.running):
                 jobs.pop(job.id, None)
             self.schedule.remove(job)
         elif len(job.waiters) <= _FEW:
@@ -332,9 +357,10 @@ class Waiters:
             job = self.jobs.get(job_id)
             if job is not None and (is_last_look or limits[job_id] <= now):
                 job.is_asked_for = True
+                self.hurried[job_id] = job
                 self.schedule.add(job)
         self._set_alarm(waiter)
-        self._wake()
+        self.wake()
 
     def _time_out(self, waiter: Waiter) -> None:
         """End a wait whose time is over; a job that is known to have ended counts all the same."""

@@ -52,10 +52,34 @@ def test_a_sweep_reads_all() -> None:
     for one in jobs:
         schedule.add(one)
     schedule.read(jobs[0], 5.0)
-    schedule.swept(10.0)
+    schedule.swept(10.0, {one.id for one in jobs})
     assert schedule.due(15.0) == []
     assert schedule.next_due() == 20.0
     assert sorted(one.id for one in schedule) == [one.id for one in jobs]
+
+
+def test_who_comes_during_a_sweep_is_not_read_by_it() -> None:
+    """What the sweep did not look for is still to be read."""
+    schedule, early, late = Schedule(), job(1), job(2)
+    schedule.add(early)
+    schedule.add(late)
+    schedule.swept(10.0, {early.id})
+    assert schedule.due(11.0) == [late]
+
+
+def test_the_slow_have_their_turn_when_there_is_too_much_to_do() -> None:
+    """Those that have been due for longest come first, whatever their interval is."""
+    schedule, fast, slow = Schedule(), [job(n, 5.0) for n in range(50)], job(99, 60.0)
+    for second, one in enumerate([*fast, slow]):
+        schedule.add(one)
+        schedule.read(one, second / 100)
+    read: list[Watched] = []
+    for second in range(5, 70):
+        for one in schedule.due(float(second))[:5]:
+            schedule.read(one, float(second))
+            read.append(one)
+    assert slow in read
+    assert {read.count(one) for one in fast} <= {6, 7}
 
 
 def test_slow_jobs_are_read_with_the_fast_ones() -> None:
@@ -64,7 +88,7 @@ def test_slow_jobs_are_read_with_the_fast_ones() -> None:
     for one in (fast, slow):
         schedule.add(one)
     for second in range(10):
-        schedule.swept(float(second))
+        schedule.swept(float(second), {fast.id, slow.id})
         assert schedule.next_due() == second + 1.0
         assert slow not in schedule.due(second + 1.0)
 
@@ -158,7 +182,7 @@ class Model(RuleBasedStateMachine):
                 interval = self.jobs[number].interval
                 assert self.now - self.read_at[number] >= interval * (1 - SLACK) - 1e-6
         if sweep:
-            self.schedule.swept(self.now)
+            self.schedule.swept(self.now, {one.id for one in self.jobs.values()})
             numbers = list(self.jobs)
         else:
             for one in due:

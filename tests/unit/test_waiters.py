@@ -68,7 +68,7 @@ def living(count: int, *, shared: bool = False) -> int:
         for state in (JobState.QUEUED, JobState.PROCESSING, JobState.FINISHED):
             for number in range(1 if shared else count):
                 await waiters.saw(reading(number, state))
-            waiters.schedule.swept(time.monotonic())
+            waiters.schedule.swept(time.monotonic(), waiters.jobs.keys())
             await waiters.report()
         assert all(waiter.done.done() for waiter in made)
         assert not waiters.jobs
