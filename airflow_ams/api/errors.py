@@ -84,6 +84,10 @@ class RefusedError(ServiceError):
             HTTPStatus.FORBIDDEN,
         )
 
+    def passing(self) -> TransientError:
+        """Return it as trouble that passes."""
+        return TransientError(self.message, status=self.status, code=self.code, request_id=self.request_id)
+
 
 class MalformedIdError(RefusedError):
     """Raised before anything is sent, when an id cannot be one of this service's."""

@@ -162,6 +162,4 @@ def _raise_unless_forbidden(exc: RefusedError | TransientError) -> None:
     if isinstance(exc, TransientError):
         raise exc
     if exc.status != HTTPStatus.FORBIDDEN:
-        raise TransientError(
-            exc.message, status=exc.status, code=exc.code, request_id=exc.request_id
-        ) from exc
+        raise exc.passing() from exc

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import deque
@@ -75,6 +76,8 @@ class AmsJobSensor(BaseSensorOperator):
                                           `AmsJobNotFound`
     400, 403, a second 401; malformed id; `AmsRefused`
     bad connection
+    404, 405, 410 and the like            the wait goes on if the service has answered before in this wait,
+                                          else `AmsRefused`
     busy, broken or unreachable           the wait goes on, until ``timeout``
     ``timeout``, ``queue_timeout``        ``AirflowSensorTimeout``
     ===================================== ==========================================================
@@ -103,12 +106,13 @@ class AmsJobSensor(BaseSensorOperator):
     :param cancel_on_timeout: cancel the jobs when the wait has ended because they ran out of time, queue time
         included
     :param end_from_trigger: when deferred, end the task in the triggerer on success, which saves its second
-        start. Given up: listeners, ``post_execute`` and asset events, so a task with ``outlets``,
-        ``multiple_outputs`` or a ``post_execute`` is resumed on a worker all the same; failures always are
+        start. Given up: listeners, ``post_execute``, asset events and the output's length, so a task with
+        ``outlets``, ``multiple_outputs``, a ``post_execute`` or a task mapped over its output is resumed on a
+        worker all the same; failures always are
     :param start_from_trigger: begin in the triggerer, which saves the first start, too (Airflow 3.3; before,
         and under ``dag.test()``, the task starts on a worker). Given up: the first look on the worker,
-        ``pre_execute`` and callbacks of execution. An upstream's output must be that of an unmapped task, and
-        the sensor cannot be mapped
+        ``pre_execute`` and callbacks of execution. An upstream's output must be that of an unmapped task,
+        templates may use plain values only, and the sensor cannot be mapped
     """
 
     template_fields: Sequence[str] = ("job_id", "ams_conn_id")
@@ -128,6 +132,9 @@ class AmsJobSensor(BaseSensorOperator):
         start_from_trigger: bool = False,
         **kwargs: Any,
     ) -> None:
+        for name in ("poke_interval", "timeout", "max_wait"):
+            # Before Airflow refuses it, without saying which it is.
+            _seconds(kwargs.get(name), name, kwargs.get("task_id"))
         super().__init__(**kwargs)
         self.job_id = job_id
         self.ams_conn_id = ams_conn_id
@@ -155,7 +162,7 @@ class AmsJobSensor(BaseSensorOperator):
             task's arguments
         """
         partial = super().partial(**kwargs)
-        given, task_id = partial.kwargs, kwargs.get("task_id")
+        given, task_id = {**_default_args(partial.kwargs), **partial.kwargs}, kwargs.get("task_id")
         _check_settings(given, task_id, conf.getfloat("sensors", "default_timeout"))
         if given.get("start_from_trigger") and _CAN_START_FROM_TRIGGER:
             raise ValueError(
@@ -192,7 +199,7 @@ class AmsJobSensor(BaseSensorOperator):
         poll = self._poll = self._poll or self._new_poll(context)
         poll.poke()
         if poll.wait.ending is None and self._started_at + self.timeout <= time.time():
-            poll.wait.time_out(poll.last)
+            poll.time_out()
         if poll.wait.ending is None:
             return PokeReturnValue(is_done=False)
         if self.cancel_on_timeout and poll.wait.overdue:
@@ -201,7 +208,8 @@ class AmsJobSensor(BaseSensorOperator):
 
     def _new_poll(self, context: Context) -> Poll:
         self._is_over_time = False
-        self._started_at = self._first_poll(context).timestamp()
+        first_poll = self._first_poll(context)
+        self._started_at = (first_poll or datetime.now(timezone.utc)).timestamp()
         try:
             wait = wait_on(
                 read_ids(self.job_id),
@@ -212,17 +220,31 @@ class AmsJobSensor(BaseSensorOperator):
             )
         except ValueError as exc:
             raise AmsRefused(str(exc)) from exc
-        is_forgetful = self.reschedule and not self.deferrable
-        return Poll(wait, self.hook, self.log, time_left=self._time_left, is_forgetful=is_forgetful)
+        return Poll(
+            wait,
+            self.hook,
+            self.log,
+            time_left=self._time_left,
+            is_forgetful=self.reschedule and not self.deferrable,
+            # So it is taken to have, since a poke that is refused is the last.
+            has_answered=first_poll is not None,
+        )
 
     def _get_next_poke_interval(self, *args: Any) -> float:
-        """Come back in time for `timeout`; when rescheduled, not before the service wants to be called."""
+        """Come back in time for `timeout` and `queue_timeout`.
+
+        When rescheduled, not before the service wants to be called: the next process does not know of that.
+        """
         interval: float = super()._get_next_poke_interval(*args)
         if self._poll is None:
             return interval
+        now = time.time()
+        limits = [limit - now for limit in self._poll.wait.queue_limits.values() if limit > now]
+        if limits:
+            interval = min(interval, max(MIN_POKE_INTERVAL, min(limits)))
         if self.reschedule:
             interval = max(interval, self._poll.quiet_until - time.monotonic())
-        return min(interval, max(0.0, self._started_at + self.timeout - time.time()))
+        return min(interval, max(0.0, self._started_at + self.timeout - now))
 
     def _time_left(self) -> float:
         return max(0.0, self._started_at + self._limit() - time.time())
@@ -233,18 +255,22 @@ class AmsJobSensor(BaseSensorOperator):
             return self.timeout
         return min(self.timeout, self.execution_timeout.total_seconds())
 
-    def _first_poll(self, context: Context) -> datetime:
-        """Find out when the wait began, as the framework counts it: earlier pokes were other processes."""
-        now = datetime.now(timezone.utc)
+    def _first_poll(self, context: Context) -> datetime | None:
+        """Find out when the wait began, as the framework counts it: earlier pokes were other processes.
+
+        :returns: when; None: it begins now
+        """
         ti: Any = context.get("ti")
         if ti is None or not self.reschedule or self.deferrable:
-            return now
+            return None
         if hasattr(ti, "get_first_reschedule_date"):
-            return ti.get_first_reschedule_date(context) or now
-        from airflow.sensors.base import _orig_start_date  # Airflow 2.11
+            first_poll: datetime | None = ti.get_first_reschedule_date(context)
+        else:
+            from airflow.sensors.base import _orig_start_date  # Airflow 2.11
 
-        first_try = (ti.max_tries or 0) - (self.retries or 0) + 1
-        return _orig_start_date(ti.dag_id, ti.task_id, ti.run_id, ti.map_index, first_try) or now
+            first_try = (ti.max_tries or 0) - (self.retries or 0) + 1
+            first_poll = _orig_start_date(ti.dag_id, ti.task_id, ti.run_id, ti.map_index, first_try)
+        return first_poll
 
     # -- deferred
 
@@ -259,6 +285,7 @@ class AmsJobSensor(BaseSensorOperator):
             self._poll.wait.ids,
             deadline=self._deadline(context),
             started_at=self._started_at,
+            queued_until=min(self._poll.wait.queue_limits.values(), default=None),
             **self._trigger_arguments(),
         )
         timeout = timedelta(seconds=self._time_left() + BACKSTOP)
@@ -326,8 +353,18 @@ class AmsJobSensor(BaseSensorOperator):
             return "multiple_outputs"
         if not conf.get("core", "xcom_backend").endswith(".BaseXCom"):
             return "an XCom backend of its own"
+        if self._is_mapped_over():
+            return "a task mapped over its output"
         overrides = type(self).post_execute is not BaseOperator.post_execute
         return "post_execute" if overrides or getattr(self, "_post_execute_hook", None) else ""
+
+    def _is_mapped_over(self) -> bool:
+        """Say whether Airflow needs the length of the output, which only a worker stores."""
+        dag = self.get_dag()
+        # Of a mapped task Airflow counts the outputs instead; the DAG holds another operator in its place.
+        if dag is None or not isinstance(dag.task_dict.get(self.task_id), AmsJobSensor):
+            return False
+        return next(self.iter_mapped_dependants(), None) is not None
 
     def execute_complete(self, context: Context, event: Mapping[str, Any]) -> Any:
         """Take up the task where the trigger has left it; return what `execute` does."""
@@ -445,15 +482,25 @@ def _check_settings(given: Mapping[str, Any], task_id: Any, default_timeout: flo
         )
 
 
+def _default_args(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a mapped task takes over from its DAG and task group; Airflow adds it only at run time."""
+    merged: dict[str, Any] = {}
+    for place in ("dag", "task_group"):
+        merged.update(getattr(given.get(place), "default_args", None) or {})
+    return merged
+
+
 @overload
-def _seconds(value: timedelta | float, what: str, task_id: str) -> float: ...
+def _seconds(value: timedelta | float, what: str, task_id: Any) -> float: ...
 @overload
-def _seconds(value: timedelta | float | None, what: str, task_id: str) -> float | None: ...
-def _seconds(value: timedelta | float | None, what: str, task_id: str) -> float | None:
+def _seconds(value: timedelta | float | None, what: str, task_id: Any) -> float | None: ...
+def _seconds(value: timedelta | float | None, what: str, task_id: Any) -> float | None:
     if isinstance(value, timedelta):
         return value.total_seconds()
     if value is not None and not isinstance(value, int | float):
         raise TypeError(f"{what} of task '{task_id}' is {value!r}; give seconds or a timedelta")
+    if value is not None and not math.isfinite(value):
+        raise ValueError(f"{what} of task '{task_id}' is {value!r}; give a number of seconds that has an end")
     return value
 
 
@@ -470,8 +517,8 @@ def _check_ids(job_id: Any, task_id: str) -> None:
                 f"job_id of task '{task_id}' is {job_id!r}; give a job id, a list of job ids or an upstream "
                 "task's output"
             )
-    texts = [item for item in items if isinstance(item, str)]
-    if any(not text.strip() for text in texts):
+    texts = [item.strip() for item in items if isinstance(item, str)]
+    if not all(texts):
         raise ValueError(f"job_id of task '{task_id}' is {job_id!r}; a job id is not empty")
     if len(set(texts)) < len(texts):
         twice = next(text for text in texts if texts.count(text) > 1)

@@ -5,6 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 _TASKS = ("ti", "task_instance")
+_OF_A_TASK = frozenset({"dag_id", "id", "map_index", "run_id", "task_id", "try_number"})
+_OF_JINJA = frozenset({"dict", "loop", "namespace", "range"})
+_OF_AIRFLOW = frozenset(
+    {
+        *("dag", "dag_run", "macros", "params", "partition_date", "partition_key", "run_id", "task"),
+        *("data_interval_end", "data_interval_start", "ds", "ds_nodash", "logical_date"),
+        *("task_instance_key_str", "ts", "ts_nodash", "ts_nodash_with_tz"),
+        *("conn", "var"),
+    }
+)
+"""Names that a template may use: plain values, and at last what the triggerer of Airflow 3.3 can look up."""
 
 
 def trigger_argument(value: Any, what: str) -> Any:
@@ -45,25 +56,27 @@ def _text(value: Any, what: str) -> str:
     from jinja2 import nodes
 
     tree = jinja2.Environment(autoescape=True).parse(value)
-    allowed = [call.node for call in tree.find_all(nodes.Call) if any(map(_is_one_index, call.kwargs))]
-    pulls = [
-        node
+    names = list(tree.find_all(nodes.Name))
+    # By another name, by a computed key or in another function's hands the task could be asked for anything.
+    pulls = {id(call.node) for call in tree.find_all(nodes.Call) if any(map(_is_one_index, call.kwargs))}
+    harmless = {
+        id(node.node)
         for node in tree.find_all(nodes.Getattr)
-        if node.attr == "xcom_pull" and not any(node is other for other in allowed)
-    ]
-    hidden = [
-        *(node for node in tree.find_all(nodes.Const) if "xcom" in str(node.value)),
-        *(node for node in tree.find_all(nodes.Filter) if node.name == "attr"),
-        *(item for item in tree.find_all(nodes.Getitem) if getattr(item.node, "name", "") in _TASKS),
-    ]
-    if pulls or hidden:
+        if node.attr in _OF_A_TASK or (node.attr == "xcom_pull" and id(node) in pulls)
+    }
+    if any(node.name in _TASKS and id(node) not in harmless for node in names):
         raise ValueError(
-            f"{what} pulls an XCom without map_indexes; with start_from_trigger the triggerer of Airflow 3.3 "
-            "hangs on that. Write ti.xcom_pull(…, map_indexes=-1), or give the task's .output"
+            f"{what} pulls an XCom without map_indexes, or asks ti for more than its ids; with "
+            "start_from_trigger the triggerer of Airflow 3.3 hangs on that. Write "
+            "ti.xcom_pull(…, map_indexes=-1), or give the task's .output"
         )
-    if previous := [node.name for node in tree.find_all(nodes.Name) if node.name.startswith("prev_")]:
+    known = _OF_AIRFLOW.union(_OF_JINJA, _TASKS, (node.name for node in names if node.ctx != "load"))
+    unknown = [node.name for node in names if node.name not in known]
+    if any(tree.find_all((nodes.Extends, nodes.FromImport, nodes.Import, nodes.Include))):
+        unknown.append("another template")
+    if unknown:
         raise ValueError(
-            f"{what} uses {previous[0]}, which the triggerer of Airflow 3.3 cannot look up and hangs on; "
+            f"{what} uses {unknown[0]}, which the triggerer of Airflow 3.3 does not have, or may hang on; "
             "leave out start_from_trigger"
         )
     return value

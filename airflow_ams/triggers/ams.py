@@ -32,6 +32,7 @@ _ARGUMENTS = (
     "started_at",
     "not_found_grace",
     "queue_timeout",
+    "queued_until",
     "fail_fast",
     "cancel_on_kill",
     "cancel_on_timeout",
@@ -57,6 +58,8 @@ class AmsJobTrigger(BaseTrigger):
         at once
     :param not_found_grace: seconds from the wait's beginning for which an unknown id is asked for again
     :param queue_timeout: seconds that a job may be Queued or Scheduled; None: as long as it likes
+    :param queued_until: when, in epoch seconds, the first of those that are queued will have been so for too
+        long, as far as the worker knows
     :param fail_fast: whether the first job that does not finish ends the wait
     :param cancel_on_kill: cancel the jobs when the task is killed, cleared or marked by a user (Airflow 3.3+)
     :param cancel_on_timeout: cancel the jobs when the wait has run out of time
@@ -73,8 +76,9 @@ class AmsJobTrigger(BaseTrigger):
         deadline: float | None = None,
         *,
         started_at: float | None = None,
-        not_found_grace: float = 60.0,
+        not_found_grace: float | None = 60.0,
         queue_timeout: float | None = None,
+        queued_until: float | None = None,
         fail_fast: bool = True,
         cancel_on_kill: bool = False,
         cancel_on_timeout: bool = False,
@@ -88,8 +92,10 @@ class AmsJobTrigger(BaseTrigger):
         self.poke_interval = poke_interval
         self.deadline = deadline
         self.started_at = started_at
-        self.not_found_grace = not_found_grace
+        # JSON, by which Airflow stores it, knows no infinity: that comes back as None.
+        self.not_found_grace = 60.0 if not_found_grace is None else not_found_grace
         self.queue_timeout = queue_timeout
+        self.queued_until = queued_until
         self.fail_fast = fail_fast
         self.cancel_on_kill = cancel_on_kill
         self.cancel_on_timeout = cancel_on_timeout
@@ -127,7 +133,8 @@ class AmsJobTrigger(BaseTrigger):
         if self._wait.ending is None:
             watch = job_watch(self.ams_conn_id)
             waiter = Waiter(self._wait, self.poke_interval, self._deadline(), _say)
-            watch.join(waiter, at_once=self.started_at is None)
+            by = math.inf if self.queued_until is None else self.queued_until
+            watch.join(waiter, at_once=self.started_at is None, by=by)
             try:
                 await waiter.done
             finally:
@@ -161,12 +168,25 @@ class AmsJobTrigger(BaseTrigger):
             _say(level, line)
 
     async def _event(self, ending: Ending) -> TriggerEvent:
+        resuming = TriggerEvent(ending.event())  # type: ignore[no-untyped-call]
         # Under `dag.test()` there is no task instance, and nobody to end the task.
         if ending.how is not End.SUCCEEDED or not self.end_from_trigger or self.task_instance is None:
-            return TriggerEvent(ending.event())  # type: ignore[no-untyped-call]
-        if not self.do_xcom_push or await push_xcom(self.task_instance, ending.jobs):
-            return TaskSuccessEvent()
+            return resuming
+        try:
+            if self._is_mapped_over():
+                return resuming
+            if not self.do_xcom_push or await push_xcom(self.task_instance, ending.jobs):
+                return TaskSuccessEvent()
+        except Exception as exc:
+            # The jobs have finished, whatever Airflow has.
+            _say(logging.WARNING, f"The task ends on a worker, because it cannot end here: {exc}")
+            return resuming
         return TaskSuccessEvent(xcoms={"return_value": cast("Any", ending.jobs)})
+
+    def _is_mapped_over(self) -> bool:
+        """Say whether a worker must store the output's length; of a wait that began on one, that has said."""
+        task: Any = getattr(self, "task", None)
+        return task is not None and next(task.iter_mapped_dependants(), None) is not None
 
     def _deadline(self) -> float:
         if self.deadline is not None:

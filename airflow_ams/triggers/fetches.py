@@ -32,8 +32,8 @@ PATIENCE = 2.0
 OUTAGE_NOTICE = 600.0
 """Seconds after which a task's log says that its job, or nothing at all, can be read."""
 
-_FETCHERS = POLLING - 2
-"""The list, and a percent, have a thread each."""
+_FETCHERS = POLLING - 3
+"""The list, a percent, and the ids of newcomers have a thread each."""
 
 
 class Fetches:
@@ -151,7 +151,7 @@ class Fetches:
             if is_about_all(exc):
                 raise
             if self._trouble.has_answered and exc.may_pass:
-                raise TransientError(exc.message, status=exc.status, request_id=exc.request_id) from exc
+                raise exc.passing() from exc
             await self._waiters.refuse(job.waiters, str(exc))
             return None
         self._trouble.answered(time.monotonic())
@@ -163,9 +163,13 @@ class Fetches:
         try:
             detailed = await self._pool.call(partial(read_details, job=found, outputs=outputs))
         except ServiceError as exc:
-            is_early = time.monotonic() - job.failing_since < DETAILS_PATIENCE
-            if (isinstance(exc, TransientError) and is_early) or is_about_all(exc):
+            if is_about_all(exc):
                 raise
+            if time.monotonic() - job.failing_since < DETAILS_PATIENCE:
+                if isinstance(exc, TransientError):
+                    raise
+                if isinstance(exc, RefusedError) and exc.may_pass:
+                    raise exc.passing() from exc
             await self._waiters.saw_without_details(job, found, exc)
             return
         self._trouble.answered(time.monotonic())

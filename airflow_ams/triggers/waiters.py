@@ -96,11 +96,15 @@ class Waiters:
     def __iter__(self) -> Iterator[Waiter]:
         return iter(list(self._waiters))
 
-    def join(self, waiter: Waiter, *, at_once: bool) -> None:
-        """Take somebody in; from the next round on, the jobs are read."""
+    def join(self, waiter: Waiter, *, at_once: bool, by: float = math.inf) -> None:
+        """Take somebody in; from the next round on, the jobs are read.
+
+        :param at_once: read them now, and not one jittered interval later
+        :param by: read them by then in any case, in epoch seconds
+        """
         # A wait that was taken over from another triggerer has its jobs read, however late it is.
         waiter.deadline = max(waiter.deadline, time.time() + LAST_LOOK)
-        left = waiter.deadline - LAST_LOOK - time.time()
+        left = min(waiter.deadline - LAST_LOOK, by) - time.time()
         pause = 0.0 if at_once else max(0.0, min(jittered(waiter.interval), left))
         self._waiters[waiter] = None
         self._joined += 1

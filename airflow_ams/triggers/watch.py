@@ -82,15 +82,16 @@ class JobWatch:
         self._listed_since = 0.0
         self._counted_requests = 0
 
-    def join(self, waiter: Waiter, *, at_once: bool) -> None:
+    def join(self, waiter: Waiter, *, at_once: bool, by: float = math.inf) -> None:
         """Let a task wait; its `done` is set when its wait has an ending.
 
         :param at_once: read its jobs now, and not one jittered interval later
+        :param by: read its jobs by then in any case, in epoch seconds
         """
         self._users += 1
         # Else a worker has read the jobs.
         self._trouble.has_answered |= not at_once
-        self._waiters.join(waiter, at_once=at_once)
+        self._waiters.join(waiter, at_once=at_once, by=by)
         if self._task is None:
             # An empty context: else the watch's own log lines would land in the first waiter's log.
             loop = asyncio.get_running_loop()
@@ -205,16 +206,17 @@ class JobWatch:
         self._listing = None
         now = time.monotonic()
         due = self._waiters.schedule.due(now)
-        try:
-            listing.result()
-        except TransientError as exc:
-            self._trouble.tally.failed(exc, self._listed_since)
-            # One fetch at least, to find out whether it is the list alone that fails.
-            await self._fetches.read(due[:1], with_percent=False)
-            tally = self._trouble.take()
-            self._sweep.failed(is_alone=tally.answers > 0, seconds=now - self._listed_since)
-            raise tally.worst from exc
-        return due
+        error = listing.exception()
+        if error is None:
+            return due
+        if not isinstance(error, TransientError):
+            raise error
+        self._trouble.tally.failed(error, self._listed_since)
+        # One fetch at least, to find out whether it is the list alone that fails.
+        await self._fetches.read(due[:1], with_percent=False)
+        tally = self._trouble.take()
+        self._sweep.failed(is_alone=tally.answers > 0, seconds=now - self._listed_since)
+        raise tally.worst
 
     def _judge(self) -> None:
         """Raise what is wrong with the service, or with us; what is wrong with single jobs is only noted."""

@@ -14,7 +14,18 @@ from airflow.providers.common.compat.sdk import AirflowSensorTimeout
 from airflow_ams.exceptions import AmsJobCanceled, AmsJobFailed, AmsJobNotFound, AmsRefused
 from airflow_ams.sensors.ams import AmsJobSensor
 from tests.integration.account import ERROR, FINISHED, QUEUED, Account
-from tests.integration.waits import JOBS, MODES, UNKNOWN, in_step, lines, running, sensor, trigger, until
+from tests.integration.waits import (
+    JOBS,
+    MODES,
+    UNKNOWN,
+    audible,
+    in_step,
+    lines,
+    running,
+    sensor,
+    trigger,
+    until,
+)
 
 if TYPE_CHECKING:
     from airflow_ams.emulator.process import Emulator
@@ -263,6 +274,94 @@ def test_poke_mode_outlives_a_refused_list(account: Account, reply: type[Any]) -
         assert len(account.lists()) == asked
         account.put(ids, FINISHED)
         assert poll.poke({}).is_done
+
+
+def broken(account: Account, reply: type[Any], ids: list[str], **answer: Any) -> None:
+    """Let jobs of an account not be readable."""
+
+    def trouble(seen: Any) -> Any:
+        is_hit = any(f"Id eq '{job_id}'" in seen.query for job_id in ids)
+        return reply(answer.get("status", 500), {}, answer.get("headers", {})) if is_hit else None
+
+    account.trouble = trouble
+
+
+@modes
+def test_one_that_cannot_be_read_keeps_no_other(
+    mode: str, account: Account, reply: type[Any], wait: Callable[..., Any], quick_retries: None
+) -> None:
+    """The failure of another ends the wait all the same."""
+    ids = sorted(account.add(3))
+    broken(account, reply, ids[:1])
+    account.put(ids[2:], ERROR)
+    with pytest.raises(AmsJobFailed, match=ids[2]):
+        wait(sensor(ids, ams_conn_id=account.conn_id, **MODES[mode]))
+
+
+def test_what_was_read_counts_beside_one_that_cannot_be(
+    account: Account, reply: type[Any], caplog: pytest.LogCaptureFixture, quick_retries: None
+) -> None:
+    """The finished ones are told, read no more, and one warning names the other."""
+    ids = sorted(account.add(3))
+    broken(account, reply, ids[1:2])
+    account.put(ids[::2], FINISHED)
+    poll = audible(sensor(ids, ams_conn_id=account.conn_id))
+    with poll.hook, caplog.at_level(logging.INFO):
+        assert not poll.poke({})
+        assert not poll.poke({})
+        assert lines(caplog) == ["2 of 3 jobs have finished, 1 not read yet"]
+        for warning in lines(caplog, logging.WARNING):
+            assert warning.startswith(f"Job {ids[1]} cannot be read; asking again later. ")
+        account.trouble = lambda _: None
+        account.put(ids, FINISHED)
+        assert poll.poke({}).is_done
+    assert [len(account.singles(job_id)) for job_id in ids] == [1, 9, 1]
+
+
+@pytest.mark.parametrize("mode", ["poke", "reschedule"])
+def test_many_that_cannot_be_read_keep_no_other(
+    mode: str, account: Account, reply: type[Any], wait: Callable[..., Any], quick_retries: None
+) -> None:
+    """However many of them there are, the others are read sooner or later."""
+    ids = sorted(account.add(8))
+    broken(account, reply, ids[:7])
+    account.put(ids[7:], ERROR)
+    with pytest.raises(AmsJobFailed, match=ids[7]):
+        wait(sensor(ids, ams_conn_id=account.conn_id, mode=mode))
+
+
+def test_an_outage_is_not_asked_about_for_each_job(
+    account: Account, reply: type[Any], quick_retries: None
+) -> None:
+    """A thousand jobs, and nothing answers: a few requests, and the rest waits for the next poke."""
+    ids = account.add(1000)
+    account.trouble = lambda _: reply(500, {})
+    poll = sensor(ids, ams_conn_id=account.conn_id)
+    with poll.hook:
+        assert not poll.poke({})
+        assert (len(account.lists()), len(account.singles())) == (4, 6)
+        account.trouble = lambda _: None
+        account.put(ids, FINISHED)
+        assert poll.poke({}).is_done
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_service_that_asks_for_quiet_is_left_alone(account: Account, reply: type[Any], status: int) -> None:
+    """At once, also in the middle of a list; what was read before is not lost."""
+    ids = sorted(account.add(4))
+    broken(account, reply, ids[1:2], status=status, headers={"Retry-After": "300"})
+    account.put(ids, FINISHED)
+    poll = sensor(ids, ams_conn_id=account.conn_id)
+    with poll.hook:
+        for _ in range(3):
+            assert not poll.poke({})
+        assert [len(account.singles(job_id)) for job_id in ids] == [1, 1, 0, 0]
+        assert account.paths("OutputMediaAssets") == []
+        account.trouble = lambda _: None
+        assert poll._poll is not None
+        poll._poll.quiet_until = 0.0
+        assert poll.poke({}).is_done
+    assert [len(account.singles(job_id)) for job_id in ids] == [1, 2, 1, 1]
 
 
 def test_a_list_and_single_waits_share_the_poll(account: Account) -> None:

@@ -61,6 +61,17 @@ def test_a_job_that_leaves_the_queue_in_time(
         assert wait(made)["state"] == "Finished"
 
 
+def test_the_worker_hands_on_until_when_a_job_may_be_queued(
+    ams_emulator: Emulator, wait: Callable[..., Any]
+) -> None:
+    """The first poll in the triggerer may be hours away; the end of the queue time is no later for that."""
+    job_id = ams_emulator.submit_scripted(states=[{"state": "Queued", "seconds": 7200}, "Finished"])
+    began = time.time()
+    with pytest.raises(AirflowSensorTimeout, match=r"queue_timeout \(2 s\)"):
+        wait(sensor(job_id, queue_timeout=2, timeout=30, poke_interval=25, deferrable=True))
+    assert time.time() - began < 15
+
+
 def test_the_alarm_has_the_job_read(account: Account) -> None:
     """In a triggerer the end of the queue time is a reason to look, whatever the interval."""
 

@@ -119,6 +119,13 @@ def refuse(status: int) -> Callable[[Emulator], None]:
     return lambda ams: ams.inject({"when": {"path": "^Jobs"}, "then": {"status": status}})
 
 
+def deploy(ams: Emulator) -> None:
+    """Let a gateway know of no service for a while, in which the job ends."""
+    fault = {"status": 404, "body": "html"}
+    ams.inject({"when": {"path": JOBS}, "then": fault, "times": 3})
+    ams.advance(3600)
+
+
 def nothing(_: Emulator) -> None:
     """Let the time-out come."""
 
@@ -132,6 +139,7 @@ WORKING = {"state": "Processing", "seconds": 3600, "progress": 40}
 FAILING = {"tasks": 2, "error": ERRORS, "states": [WORKING, "Error"]}
 LATER: dict[str, tuple[dict[str, Any], Callable[[Emulator], None], type[Exception] | None, str]] = {
     "finished": ({"states": [WORKING, "Finished"]}, advance, None, ""),
+    "404 for a while": ({"states": [WORKING, "Finished"]}, deploy, None, ""),
     "error": (
         FAILING,
         advance,

@@ -14,7 +14,7 @@ import pytest
 from airflow.providers.common.compat.sdk import AirflowSensorTimeout
 
 from airflow_ams.exceptions import AmsJobFailed, AmsJobNotFound, AmsRefused
-from tests.integration.waits import OUTPUTS, TASKS, audible, lines, sensor
+from tests.integration.waits import JOBS, MODES, OUTPUTS, TASKS, audible, lines, sensor
 from tests.integration.waits import UNKNOWN as ID
 
 if TYPE_CHECKING:
@@ -152,6 +152,12 @@ def test_reschedule_mode_says_one_line_a_poke(
     assert len(lines(caplog)) == len(ams_emulator.requests(r"^Jobs\(\)$")) > 2
 
 
+@pytest.fixture
+def short_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a poll soon go on without what it cannot read of a job that has ended."""
+    monkeypatch.setattr("airflow_ams.sensors.polling.DETAILS_PATIENCE", 0.2)
+
+
 @pytest.mark.parametrize("fault", [{"status": 500}, {"status": 403}, {"html": True}, {"drop": True}])
 @pytest.mark.parametrize("mode", ["poke", "reschedule"])
 def test_unreadable_outputs_spoil_nothing(
@@ -161,26 +167,69 @@ def test_unreadable_outputs_spoil_nothing(
     wait: Callable[..., Any],
     caplog: pytest.LogCaptureFixture,
     quick_retries: None,
+    short_patience: None,
 ) -> None:
-    """A finished job is finished: outputs is null, with one warning."""
+    """A finished job is finished: outputs is null in the end, with one warning."""
     job_id = ams_emulator.submit_scripted(states=["Finished"])
     ams_emulator.inject({"when": {"path": OUTPUTS}, "then": fault})
     with caplog.at_level(logging.WARNING):
         document = wait(sensor(job_id, mode=mode))
     assert (document["state"], document["outputs"]) == ("Finished", None)
-    (warning,) = lines(caplog, logging.WARNING)
-    assert "outputs could not be read" in warning
+    warnings = lines(caplog, logging.WARNING)
+    assert len([warning for warning in warnings if "outputs could not be read" in warning]) == 1
+    assert "outputs could not be read" in warnings[-1]
+    passes = mode == "poke" and fault != {"status": 403}
+    assert passes == any("has ended, but cannot be read in full" in warning for warning in warnings)
 
 
 @pytest.mark.parametrize("fault", [{"status": 500}, {"status": 403}, {"html": True}, {"drop": True}])
 def test_unreadable_errors_spoil_nothing(
-    fault: dict[str, Any], ams_emulator: Emulator, wait: Callable[..., Any], quick_retries: None
+    fault: dict[str, Any],
+    ams_emulator: Emulator,
+    wait: Callable[..., Any],
+    quick_retries: None,
+    short_patience: None,
 ) -> None:
     """A failed job has failed, and the message says that its reasons could not be read."""
     job_id = ams_emulator.submit_scripted(name="Encode", states=["Error"])
     ams_emulator.inject({"when": {"path": TASKS}, "then": fault})
     with pytest.raises(AmsJobFailed, match=r"'Encode'.*could not be read"):
         wait(sensor(job_id))
+
+
+@pytest.mark.parametrize("fault", [{"status": 500}, {"status": 404}, {"drop": True}])
+@pytest.mark.parametrize("mode", ["poke", "deferrable"])
+def test_outputs_and_reasons_are_asked_for_again(
+    mode: str,
+    fault: dict[str, Any],
+    ams_emulator: Emulator,
+    wait: Callable[..., Any],
+    quick_retries: None,
+) -> None:
+    """What cannot be read at once of a job that has ended is there when the trouble is over."""
+    ams_emulator.inject(
+        {"when": {"path": OUTPUTS}, "then": fault, "times": 5},
+        {"when": {"path": TASKS}, "then": fault, "times": 5},
+    )
+    outputs = [{"name": "a.mp4", "size": 1}]
+    job_id = ams_emulator.submit_scripted(states=["Finished"], outputs=outputs)
+    assert len(wait(sensor(job_id, **MODES[mode]))["outputs"]) == 1
+    job_id = ams_emulator.submit_scripted(states=["Error"], error={"code": "E1", "message": "bad"})
+    with pytest.raises(AmsJobFailed, match="E1: bad"):
+        wait(sensor(job_id, **MODES[mode]))
+
+
+@pytest.mark.parametrize("mode", list(MODES))
+def test_an_end_counts_at_the_time_out(
+    mode: str, ams_emulator: Emulator, wait: Callable[..., Any], quick_retries: None
+) -> None:
+    """A job that is known to have ended has not run out of time, though not all of it can be read."""
+    ams_emulator.inject({"when": {"path": f"{OUTPUTS}|{TASKS}"}, "then": {"status": 503}})
+    job_id = ams_emulator.submit_scripted(states=["Finished"])
+    assert wait(sensor(job_id, timeout=0.6, **MODES[mode]))["outputs"] is None
+    job_id = ams_emulator.submit_scripted(name="Encode", states=["Error"])
+    with pytest.raises(AmsJobFailed, match=r"'Encode'.*could not be read"):
+        wait(sensor(job_id, timeout=0.6, **MODES[mode]))
 
 
 def test_unreadable_progress_is_not_waited_for(ams_emulator: Emulator, wait: Callable[..., Any]) -> None:
@@ -225,6 +274,64 @@ def test_retry_after_quietens_the_pokes(ams_emulator: Emulator) -> None:
         for _ in range(5):
             assert not poll.poke({})
     assert len(ams_emulator.requests("Jobs")) == 1
+
+
+def test_the_quiet_has_an_end(ams_emulator: Emulator) -> None:
+    """An hour of it would outlast many a wait: ten minutes at most, as in a triggerer."""
+    ams_emulator.inject({"when": {"path": "Jobs"}, "then": {"status": 503, "retry_after": 3600}})
+    poll = sensor(ams_emulator.submit_scripted(states=["Finished"]), mode="reschedule", timeout=9000)
+    with poll.hook:
+        assert not poll.poke({})
+    interval = poll._get_next_poke_interval(datetime.now(timezone.utc), lambda: 0.0, 1)
+    assert interval == pytest.approx(600, abs=30)
+
+
+@pytest.mark.parametrize("mode", ["poke", "reschedule"])
+def test_the_last_look_is_taken_in_any_case(
+    mode: str, ams_emulator: Emulator, wait: Callable[..., Any]
+) -> None:
+    """A wait does not end with what it knew before the service asked for quiet."""
+    fault = {"status": 503, "retry_after": 3600}
+    ams_emulator.inject({"when": {"path": JOBS}, "then": fault, "times": 1})
+    job_id = ams_emulator.submit_scripted(states=["Finished"])
+    assert wait(sensor(job_id, timeout=0.6, mode=mode))["state"] == "Finished"
+    assert len(ams_emulator.requests(JOBS)) == 2
+
+
+@pytest.mark.parametrize("mode", ["poke", "reschedule"])
+def test_the_end_of_the_queue_time_is_a_reason_to_look(mode: str, ams_emulator: Emulator) -> None:
+    """However long the interval is; but a rescheduled wait still stays away as long as asked."""
+    poll = sensor(ams_emulator.submit_scripted(states=["Queued"]), mode=mode, queue_timeout=30, timeout=6000)
+    poll.poke_interval = 3600
+    assert not poll.poke({})
+    started, run_duration = datetime.now(timezone.utc), lambda: 0.0
+    assert 0 < poll._get_next_poke_interval(started, run_duration, 1) <= 30
+    assert poll._poll is not None
+    poll._poll.quiet_until = time.monotonic() + 600
+    interval = poll._get_next_poke_interval(started, run_duration, 1)
+    assert interval == pytest.approx(600 if mode == "reschedule" else 30, abs=29)
+
+
+def test_a_job_that_is_queued_for_long_is_read_once_more(
+    ams_emulator: Emulator, wait: Callable[..., Any]
+) -> None:
+    """The wait ends when its queue time does, by what the service says then."""
+    job_id = ams_emulator.submit_scripted(states=["Queued"])
+    with pytest.raises(AirflowSensorTimeout, match=r"queue_timeout \(2 s\)"):
+        wait(sensor(job_id, queue_timeout=2, poke_interval=3600, timeout=7200))
+    assert len(ams_emulator.requests(JOBS)) >= 2
+
+
+@pytest.mark.parametrize("status", [404, 405, 410])
+def test_a_wrong_address_is_told_at_once(
+    status: int, ams_emulator: Emulator, wait: Callable[..., Any]
+) -> None:
+    """What is outlived once the service has answered is more likely a mistake when it never has."""
+    ams_emulator.inject({"when": {"path": "^Jobs"}, "then": {"status": status}})
+    for mode in MODES.values():
+        with pytest.raises(AmsRefused, match=str(status)):
+            wait(sensor(ID, **mode))
+    assert len(ams_emulator.requests(JOBS)) == 3
 
 
 @pytest.mark.parametrize(

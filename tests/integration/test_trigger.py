@@ -29,6 +29,7 @@ ALL: dict[str, Any] = {
     "started_at": 1000.25,
     "not_found_grace": 3.0,
     "queue_timeout": 12.0,
+    "queued_until": 1012.5,
     "fail_fast": False,
     "cancel_on_kill": True,
     "cancel_on_timeout": True,
@@ -95,7 +96,7 @@ def test_arguments_hold_no_secret(ams_emulator: Emulator) -> None:
 
 def test_every_setting_of_the_sensor_reaches_the_trigger(ams_emulator: Emulator) -> None:
     """None is forgotten on the way."""
-    ids = [ams_emulator.submit_scripted(states=[{"state": "Processing"}]) for _ in range(2)]
+    ids = [ams_emulator.submit_scripted(states=[{"state": "Queued", "seconds": 60}]) for _ in range(2)]
     settings: dict[str, Any] = {
         "not_found_grace": 3,
         "queue_timeout": timedelta(seconds=12),
@@ -113,7 +114,8 @@ def test_every_setting_of_the_sensor_reaches_the_trigger(ams_emulator: Emulator)
     assert before <= arguments["started_at"] <= time.time()
     assert arguments["deadline"] == arguments["started_at"] + 30
     own = {**ALL, "job_ids": ids, "ams_conn_id": "ams_default", "backstop": 0.0}
-    for name in ("started_at", "deadline"):
+    assert arguments["started_at"] < arguments["queued_until"] <= arguments["started_at"] + 12
+    for name in ("started_at", "deadline", "queued_until"):
         del arguments[name], own[name]
     assert arguments == own
 
@@ -136,6 +138,14 @@ def test_an_old_row_still_runs(ams_emulator: Emulator) -> None:
         "deadline": time.time() + 60,
     }
     assert asyncio.run(fired(AmsJobTrigger(**old)))["outcome"] == "succeeded"
+
+
+def test_a_grace_that_was_stored_as_null_is_the_usual_one(ams_emulator: Emulator) -> None:
+    """JSON knows no infinity, so Airflow stores null in its place."""
+    job_id = ams_emulator.submit_scripted(states=["Finished"], appear_after=1)
+    one = AmsJobTrigger(job_id, poke_interval=0.05, deadline=time.time() + 60, not_found_grace=None)
+    assert one.serialize()[1]["not_found_grace"] == 60
+    assert asyncio.run(fired(one))["outcome"] == "succeeded"
 
 
 def test_building_a_trigger_reads_nothing() -> None:
@@ -323,6 +333,14 @@ def test_a_wait_that_began_in_the_triggerer(ams_emulator: Emulator) -> None:
         "{% if x %}{{ ti.xcom_pull('submit') }}{% endif %}",
         "{{ ti.xcom_pull('submit', map_indexes=None) }}",
         "{{ ti.xcom_pull('submit', map_indexes=[0, 1]) }}",
+        "{{ ti.xcom_pull(ti.xcom_pull('submit'), map_indexes=-1) }}",
+        "{{ ti.get_previous_dagrun().run_id }}",
+        "{{ ti.task.task_id }}",
+        "{{ task_instance['x' ~ 'com_pull']('submit') }}",
+        "{% set t = ti %}{{ t['x' ~ 'com_pull']('submit') }}",
+        "{% set pull = ti.xcom_pull %}{{ pull('submit') }}",
+        "{{ (ti | attr('xcom_pull'))('submit') }}",
+        "{{ [ti] | map(attribute='xcom_pull') | first }}",
     ],
 )
 @pytest.mark.parametrize("place", ["alone", "in a list", "connection"])
@@ -337,6 +355,42 @@ def test_a_template_that_would_hang_the_triggerer_is_refused(template: str, plac
         sensor(deferrable=True, start_from_trigger=True, **fields)
     with dag():
         sensor(deferrable=True, **fields)
+
+
+@can_start
+@pytest.mark.parametrize(
+    ("template", "reason"),
+    [
+        ("{{ context['ti']['x' ~ 'com_pull']('submit') }}", "context"),
+        ("{{ prev_start_date_success }}", "prev_start_date_success"),
+        ("{{ inlet_events['a'][0].extra }}", "inlet_events"),
+        ("{{ triggering_asset_events.values() | first }}", "triggering_asset_events"),
+        ("{{ my_own_macro() }}", "my_own_macro"),
+        ("{% include 'ids.txt' %}", "another template"),
+    ],
+)
+def test_a_template_may_use_plain_values_only(template: str, reason: str) -> None:
+    """What else there is on a worker is missing in the triggerer, or must be asked for, which may hang."""
+    with dag(), pytest.raises(ValueError, match=rf"'wait' uses {reason}, "):
+        sensor(template, deferrable=True, start_from_trigger=True)
+
+
+@can_start
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ ti.run_id }}{{ task_instance.map_index }}",
+        "{{ task_instance.xcom_pull(task_ids='submit', key='job', map_indexes=0)['id'] }}",
+        "{{ (ti.xcom_pull('submit', map_indexes=-1) or params.job_id) | trim }}",
+        "{{ dag_run.conf.get('job_id', var.value.job_id) }}{{ conn.ams_default.login }}",
+        "{{ macros.datetime.strptime(ds, '%Y-%m-%d').year }}{{ data_interval_start.isoformat() }}",
+        "{% set ids = params.ids %}{% for job_id in ids %}{{ loop.index }}{{ job_id }}{% endfor %}",
+    ],
+)
+def test_a_template_of_plain_values_is_accepted(template: str) -> None:
+    """Whatever the triggerer has, or can look up."""
+    with dag():
+        assert sensor(template, deferrable=True, start_from_trigger=True).start_from_trigger
 
 
 @can_start

@@ -49,7 +49,12 @@ ENDS = {
     "never_on_worker": "Finished",
     "never_in_time": "Finished",
 }
-LISTS = {"many": ["Finished", "Finished", "Finished"], "mapped": ["Finished", "Error", "Finished"]}
+LISTS = {
+    "many": ["Finished", "Finished", "Finished"],
+    "mapped": ["Finished", "Error", "Finished"],
+    "mapped_over": ["Finished", "Finished"],
+    "mapped_over_from_start": ["Finished", "Finished"],
+}
 
 DAGS = """
 import json, os
@@ -99,6 +104,9 @@ with DAG("outcomes", schedule=None, start_date=datetime(2026, 1, 1, tzinfo=timez
     wait("started_in_triggerer", job_id=submitted["started_in_triggerer"], start_from_trigger=True)
     publish(wait("never_on_worker", start_from_trigger=True, end_from_trigger=True).output)
     wait("never_in_time", start_from_trigger=True, timeout=25)
+    for name, starts_there in (("mapped_over", False), ("mapped_over_from_start", True)):
+        waited = wait(name, end_from_trigger=True, start_from_trigger=starts_there)
+        publish.override(task_id="publish_" + name).expand(job=waited.output)
 
 with DAG("crowd", schedule=None, start_date=datetime(2026, 1, 1, tzinfo=timezone.utc)):
     AmsJobSensor.partial(
@@ -201,7 +209,8 @@ def outcomes(stage: Stage) -> Story:
     run = stage.airflow.run_dag("outcomes")
     # These may have ended by the time the last one waits, or wait for no job of theirs.
     others = {"late", "late_canceled", "too_long", "never_in_time"}
-    names = (set(ENDS) - others) | {"many", "mapped[0]", "mapped[1]", "mapped[2]"}
+    lists = {"many", "mapped[0]", "mapped[1]", "mapped[2]", "mapped_over", "mapped_over_from_start"}
+    names = (set(ENDS) - others) | lists
     run.wait_for("deferred", names)
     # A trigger that the triggerer has not started yet hears of nothing. Each says where its job stands,
     # after the worker has said so.
@@ -378,6 +387,18 @@ def test_end_from_trigger_with_outlets_resumes_and_says_so_once(outcomes: Story)
     events = outcomes.run.airflow.query(f"SELECT source_task_id FROM {table}")
     assert [task for (task,) in events] == ["with_outlets"]
     lines = [line for line in outcomes.run.log("with_outlets").splitlines() if "end_from_trigger" in line]
+    assert len(lines) == 1
+
+
+@pytest.mark.parametrize("name", ["mapped_over", "mapped_over_from_start"])
+def test_a_task_can_be_mapped_over_the_output(outcomes: Story, name: str) -> None:
+    """Only a worker stores the output's length, so the wait resumes there; one task a job runs behind it."""
+    assert outcomes.ends[name] == ("success", 1)
+    never_started = STARTS_IN_TRIGGERER and name == "mapped_over_from_start"
+    assert outcomes.starts[name] == (1 if never_started else 2)
+    for index in (0, 1):
+        assert outcomes.xcoms[f"publish_{name}[{index}]"] == f"published job of {name} {index}"
+    lines = [line for line in outcomes.run.log(name).splitlines() if "end_from_trigger" in line]
     assert len(lines) == 1
 
 

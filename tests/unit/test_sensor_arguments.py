@@ -101,6 +101,53 @@ def test_a_mapped_task_is_checked_as_another(arguments: dict[str, Any], words: s
         AmsJobSensor.partial(task_id="wait", **arguments)
 
 
+@pytest.mark.parametrize("place", ["dag", "group"])
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"poke_interval": 0.5}, "poke_interval"),
+        ({"not_found_grace": -1}, "not_found_grace"),
+        ({"deferrable": True, "exponential_backoff": True}, "exponential_backoff"),
+    ],
+)
+def test_default_args_are_checked_for_a_mapped_task(
+    place: str, arguments: dict[str, Any], words: str
+) -> None:
+    """Airflow gives them to a mapped task when it runs, which is late; what the task itself says counts."""
+    from datetime import datetime, timezone
+
+    from airflow.providers.common.compat.sdk import DAG, TaskGroup
+
+    of_dag: Any = arguments if place == "dag" else {}
+    of_group: Any = arguments if place == "group" else {}
+    start = datetime(2026, 1, 1, tzinfo=timezone.utc)
+    with (
+        DAG("defaults", schedule=None, start_date=start, default_args=of_dag),
+        TaskGroup("group", default_args=of_group),
+    ):
+        with pytest.raises(ValueError, match=words):
+            AmsJobSensor(task_id="plain", job_id=ID)
+        with pytest.raises(ValueError, match=words):
+            AmsJobSensor.partial(task_id="mapped")
+        good = {"poke_interval": 5, "not_found_grace": 0, "exponential_backoff": False}
+        AmsJobSensor.partial(task_id="good", **good).expand(job_id=[ID])
+
+
+@pytest.mark.parametrize("name", ["poke_interval", "timeout", "max_wait", "queue_timeout", "not_found_grace"])
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
+def test_a_time_without_end_is_refused(name: str, value: float) -> None:
+    """Not every one of them survives the way to a triggerer; the message says which argument it is."""
+    with pytest.raises(ValueError, match=f"{name} of task 'wait' is {value}"):
+        AmsJobSensor(task_id="wait", job_id=ID, **{name: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("job_id", [[ID, ID], [ID, f" {ID}"], [f"{ID}\n", ID]])
+def test_an_id_that_comes_twice_is_refused_when_the_dag_is_read(job_id: Any) -> None:
+    """Blanks around it do not make it another one."""
+    with pytest.raises(ValueError, match=f"'{ID}' more than once"):
+        AmsJobSensor(task_id="wait", job_id=job_id)
+
+
 @pytest.mark.parametrize("name", ["queue_timeout", "not_found_grace"])
 def test_a_time_that_is_none_is_refused(name: str) -> None:
     """A text is no number of seconds; the message says which argument it is."""
