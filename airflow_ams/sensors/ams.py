@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections import deque
@@ -10,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta, timezone
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any
 
 from airflow import __version__ as airflow_version
 from airflow.providers.common.compat.sdk import (
@@ -31,12 +30,12 @@ from airflow_ams.api.retries import Retries
 from airflow_ams.api.waiting import End, Ending, wait_on
 from airflow_ams.exceptions import AmsJobCanceled, AmsJobFailed, AmsJobNotFound, AmsRefused
 from airflow_ams.hooks.ams import AmsHook
+from airflow_ams.sensors.arguments import MIN_POKE_INTERVAL, check_ids, check_settings, default_args, seconds
 from airflow_ams.sensors.polling import Poll
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context, XComArg
 
-MIN_POKE_INTERVAL = 1.0
 BACKSTOP = 60.0
 """Seconds by which Airflow's own time-out of a trigger lies behind ours."""
 
@@ -134,22 +133,22 @@ class AmsJobSensor(BaseSensorOperator):
     ) -> None:
         for name in ("poke_interval", "timeout", "max_wait"):
             # Before Airflow refuses it, without saying which it is.
-            _seconds(kwargs.get(name), name, kwargs.get("task_id"))
+            seconds(kwargs.get(name), name, kwargs.get("task_id"))
         super().__init__(**kwargs)
         self.job_id = job_id
         self.ams_conn_id = ams_conn_id
-        self.not_found_grace = _seconds(not_found_grace, "not_found_grace", self.task_id)
+        self.not_found_grace = seconds(not_found_grace, "not_found_grace", self.task_id)
         self.deferrable = deferrable
         self.fail_fast = fail_fast
-        self.queue_timeout = _seconds(queue_timeout, "queue_timeout", self.task_id)
+        self.queue_timeout = seconds(queue_timeout, "queue_timeout", self.task_id)
         self.cancel_on_kill = cancel_on_kill
         self.cancel_on_timeout = cancel_on_timeout
         self.end_from_trigger = end_from_trigger
         self._poll: Poll | None = None
         self._started_at = 0.0
         self._is_over_time = False
-        _check_ids(job_id, self.task_id)
-        _check_settings(vars(self), self.task_id, self.timeout)
+        check_ids(job_id, self.task_id)
+        check_settings(vars(self), self.task_id, self.timeout)
         self.start_from_trigger = start_from_trigger and deferrable and _CAN_START_FROM_TRIGGER
         if self.start_from_trigger:
             self.start_trigger_args = self._start_trigger_args()
@@ -162,8 +161,8 @@ class AmsJobSensor(BaseSensorOperator):
             task's arguments
         """
         partial = super().partial(**kwargs)
-        given, task_id = {**_default_args(partial.kwargs), **partial.kwargs}, kwargs.get("task_id")
-        _check_settings(given, task_id, conf.getfloat("sensors", "default_timeout"))
+        given, task_id = {**default_args(partial.kwargs), **partial.kwargs}, kwargs.get("task_id")
+        check_settings(given, task_id, conf.getfloat("sensors", "default_timeout"))
         if given.get("start_from_trigger") and _CAN_START_FROM_TRIGGER:
             raise ValueError(
                 f"Task '{task_id}' cannot be mapped with start_from_trigger: Airflow drops what the trigger "
@@ -453,73 +452,3 @@ class AmsJobSensor(BaseSensorOperator):
                 except Exception as exc:
                     level, line = may_run_on(job_id, exc)
                 self.log.log(level, "%s", line)
-
-
-def _check_settings(given: Mapping[str, Any], task_id: Any, default_timeout: float) -> None:
-    """Refuse, when the DAG is read, what a wait cannot do.
-
-    :param given: the sensor's arguments by their names, as far as they are known
-    :raises TypeError: one is no time
-    :raises ValueError: one is out of bounds, or does not go with another
-    """
-    grace = _seconds(given.get("not_found_grace", 60), "not_found_grace", task_id)
-    interval = _seconds(given.get("poke_interval", 60), "poke_interval", task_id)
-    queue_timeout = _seconds(given.get("queue_timeout"), "queue_timeout", task_id)
-    timeout = _seconds(given.get("timeout"), "timeout", task_id) or default_timeout
-    if grace < 0:
-        raise ValueError(f"not_found_grace of task '{task_id}' is {grace:g}; give seconds from 0")
-    if interval < MIN_POKE_INTERVAL:
-        raise ValueError(f"poke_interval of task '{task_id}' is {interval:g} s; give at least 1 s")
-    if queue_timeout is not None and not 0 < queue_timeout <= timeout:
-        raise ValueError(
-            f"queue_timeout of task '{task_id}' is {queue_timeout:g} s; give more than 0 s and no more than "
-            f"timeout, which is {timeout:g} s"
-        )
-    if given.get("deferrable") and given.get("exponential_backoff"):
-        raise ValueError(
-            f"Task '{task_id}' has both deferrable and exponential_backoff; in the triggerer all waits share "
-            "one poll, so poke_interval is what there is to choose"
-        )
-
-
-def _default_args(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a mapped task takes over from its DAG and task group; Airflow adds it only at run time."""
-    merged: dict[str, Any] = {}
-    for place in ("dag", "task_group"):
-        merged.update(getattr(given.get(place), "default_args", None) or {})
-    return merged
-
-
-@overload
-def _seconds(value: timedelta | float, what: str, task_id: Any) -> float: ...
-@overload
-def _seconds(value: timedelta | float | None, what: str, task_id: Any) -> float | None: ...
-def _seconds(value: timedelta | float | None, what: str, task_id: Any) -> float | None:
-    if isinstance(value, timedelta):
-        return value.total_seconds()
-    if value is not None and not isinstance(value, int | float):
-        raise TypeError(f"{what} of task '{task_id}' is {value!r}; give seconds or a timedelta")
-    if value is not None and not math.isfinite(value):
-        raise ValueError(f"{what} of task '{task_id}' is {value!r}; give a number of seconds that has an end")
-    return value
-
-
-def _check_ids(job_id: Any, task_id: str) -> None:
-    """Refuse, when the DAG is read, what could not become ids when the task runs.
-
-    :raises TypeError: it is neither an id, nor a list of them, nor another task's output
-    :raises ValueError: it is empty, or holds an id twice
-    """
-    items = job_id if isinstance(job_id, list | tuple) else [job_id]
-    for item in items:
-        if item is None or isinstance(item, bytes | int | float | list | tuple | dict | set):
-            raise TypeError(
-                f"job_id of task '{task_id}' is {job_id!r}; give a job id, a list of job ids or an upstream "
-                "task's output"
-            )
-    texts = [item.strip() for item in items if isinstance(item, str)]
-    if not all(texts):
-        raise ValueError(f"job_id of task '{task_id}' is {job_id!r}; a job id is not empty")
-    if len(set(texts)) < len(texts):
-        twice = next(text for text in texts if texts.count(text) > 1)
-        raise ValueError(f"job_id of task '{task_id}' holds {twice!r} more than once; give each job once")
