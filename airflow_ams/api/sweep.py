@@ -28,7 +28,6 @@ MEMORY = 600.0
 
 _MAX_FAILURES = 5
 _SECONDS_A_FAILURE = 10.0
-_STALE = 60.0
 _REFUSALS = (HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_IMPLEMENTED)
 
 IsNews = Callable[[str, JobState], bool]
@@ -53,32 +52,18 @@ class Swept:
     is_complete: bool = False
 
 
-@dataclass
-class _Run:
-    """A sweep that is under way.
-
-    :param queries: those to read yet; the cursor is of the first one
-    """
-
-    queries: list[str]
-    swept: Swept
-    cursor: str | None = None
-    pages: int = 0
-
-
 class Sweep:
     """Lists the active jobs, and knows when that pays.
 
     A sweep pays when more than `JOBS_PER_PAGE` jobs wait for each of its pages. It is made by the best form
-    that the service takes; a form that was refused is not tried again. One that breaks off goes on where it
-    was, unless that is a minute ago. After one that is longer than it pays, or five failures in a row while
-    single fetches were answered (one that takes long counts for more), none is tried for `MEMORY` seconds.
+    that the service takes; a form that was refused is not tried again. After one that is longer than it pays,
+    or five failures in a row while single fetches were answered (one that takes long counts for more), none
+    is tried for `MEMORY` seconds.
     """
 
     def __init__(self) -> None:
         self._refused = 0
         self._failures = 0.0
-        self._run: _Run | None = None
         self._pages: float = 1
         self._known_until = -math.inf
 
@@ -94,46 +79,49 @@ class Sweep:
         is_news: IsNews,
         *,
         retries: Retries | None = None,
+        later: Retries | None = None,
     ) -> Swept | None:
-        """List the active jobs until all that are wanted were seen, or go on with that.
+        """List the active jobs until all that are wanted were seen.
 
         :param wanted: ids of the jobs that somebody waits for
         :param is_news: told each job's id and state; whether to look at it
+        :param retries: for the first page
+        :param later: for the further ones, when the service has just answered; None: the same
         :returns: what was found, or None if the service takes no form of it, or does not let us read it
         :raises TransientError: it could not be read this time
         :raises RefusedError: it is about who asks, or about the connection
         """
         while self._refused < len(service.sweep_forms):
             try:
-                return self._go_on(service, frozenset(wanted), is_news, retries)
+                return self._read(service, frozenset(wanted), is_news, (retries, later or retries))
             except (RefusedError, TransientError) as exc:
                 if isinstance(exc, SignInError) or exc.status not in _REFUSALS:
                     _raise_unless_forbidden(exc)
                     return None
             self._refused += 1
-            self._run = None
         self._learn(math.inf, math.inf)
         return None
 
-    def _go_on(
-        self, service: MediaService, wanted: frozenset[str], is_news: IsNews, retries: Retries | None
+    def _read(
+        self,
+        service: MediaService,
+        wanted: frozenset[str],
+        is_news: IsNews,
+        retries: tuple[Retries | None, Retries | None],
     ) -> Swept:
-        now = time.monotonic()
-        run = self._run
-        if run is None or now - run.swept.began > _STALE:
-            run = self._run = _Run([*service.sweep_forms[self._refused]], Swept(now))
-        swept = run.swept
-        while run.queries and not (len(swept.seen) >= len(wanted) and wanted <= swept.seen):
-            if run.pages * JOBS_PER_PAGE > max(len(wanted), JOBS_PER_PAGE):
-                self._learn(run.pages, MEMORY)
+        swept, pages = Swept(time.monotonic()), 0
+        queries, cursor = [*service.sweep_forms[self._refused]], None
+        while queries and not (len(swept.seen) >= len(wanted) and wanted <= swept.seen):
+            if pages * JOBS_PER_PAGE > max(len(wanted), JOBS_PER_PAGE):
+                self._learn(pages, MEMORY)
                 return swept
-            page = service.sweep_page(run.queries[0], run.cursor, is_news, retries=retries)
+            page = service.sweep_page(queries[0], cursor, is_news, retries=retries[pages > 0])
             swept.seen |= page.ids
             swept.news += page.news
-            run.pages, run.cursor, self._failures = run.pages + 1, page.cursor, 0.0
-            if page.cursor is None:
-                run.queries.pop(0)
-        self._learn(run.pages, MEMORY)
+            pages, cursor, self._failures = pages + 1, page.cursor, 0.0
+            if cursor is None:
+                queries.pop(0)
+        self._learn(pages, MEMORY)
         swept.missing = wanted - swept.seen
         swept.is_complete = True
         return swept
@@ -150,7 +138,6 @@ class Sweep:
 
     def _learn(self, pages: float, seconds: float) -> None:
         self._failures = 0.0
-        self._run = None
         self._pages = pages
         self._known_until = time.monotonic() + seconds
 

@@ -154,10 +154,11 @@ class JobWait(ABC):
     def _note_queue(self, job_id: str, until: float | None) -> None:
         """Note until when a job may be queued; None: it is not, or it may be so for ever."""
 
-    def see(self, job: Job) -> str | None:
+    def see(self, job: Job, at: float | None = None) -> str | None:
         """Take notice of a reading of one of the jobs.
 
         :param job: with its errors, if it is in Error, and its outputs, if it has Finished
+        :param at: when it was read, in epoch seconds; None: now
         :returns: a line to log about a failure that does not end the wait
         """
         if job.id not in self.pending:
@@ -167,7 +168,7 @@ class JobWait(ABC):
             return self._settle(job.id, _ENDS[found.outcome], found.text, job)
         until = self._queue_end(job)
         self._note_queue(job.id, until)
-        if until is None or time.time() < until:
+        if until is None or (time.time() if at is None else at) < until:
             return None
         text = f"{describe(job)}, and has been for longer than queue_timeout ({self._queue_timeout:g} s)"
         return self._settle(job.id, End.QUEUE_TIMEOUT, text, job)
@@ -349,13 +350,13 @@ class JobListWait(JobWait):
             twice = Counter(self._ids).most_common(1)[0][0]
             raise RefusedError(f"job_id holds {twice} more than once; give each job once")
 
-    def see(self, job: Job) -> str | None:
+    def see(self, job: Job, at: float | None = None) -> str | None:
         """Take notice of a reading of one of the jobs; see `JobWait.see`."""
         if job.id in self._pending:
             self._forget_state(job.id)
             self._states[job.id] = job.state
             self._counts[job.state] += 1
-        return super().see(job)
+        return super().see(job, at)
 
     def _forget_state(self, job_id: str) -> None:
         if (state := self._states.pop(job_id, None)) is not None:

@@ -161,7 +161,8 @@ class AmsJobSensor(BaseSensorOperator):
             task's arguments
         """
         partial = super().partial(**kwargs)
-        given, task_id = {**default_args(partial.kwargs), **partial.kwargs}, kwargs.get("task_id")
+        given = {**default_args({**partial.kwargs, **kwargs}), **partial.kwargs}
+        task_id = kwargs.get("task_id")
         check_settings(given, task_id, conf.getfloat("sensors", "default_timeout"))
         if given.get("start_from_trigger") and _CAN_START_FROM_TRIGGER:
             raise ValueError(

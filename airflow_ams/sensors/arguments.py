@@ -43,7 +43,7 @@ def default_args(given: Mapping[str, Any]) -> dict[str, Any]:
     merged: dict[str, Any] = {}
     for place in ("dag", "task_group"):
         merged.update(getattr(given.get(place), "default_args", None) or {})
-    return merged
+    return merged | (given.get("default_args") or {})
 
 
 @overload

@@ -126,11 +126,18 @@ class Fetches:
 
     async def _read(self, job: Watched, *, with_percent: bool) -> None:
         """Fetch a job, and what the verdict on it needs, and tell whoever waits for it."""
-        found = await self._read_job(job)
+        known = job.job if job.job is not None and job.job.state.is_final else None
+        try:
+            found = await self._read_job(job)
+        except TransientError as exc:
+            if known is None or self._trouble.is_outage or _is_early(job):
+                raise
+            await self._waiters.saw_without_details(job, known, exc)
+            return
         if found is None or self._waiters.jobs.get(job.id) is not job:
             return
         if found.state.is_final:
-            if job.job is None or not job.job.state.is_final:
+            if known is None:
                 job.forget_failures()
             job.job = found
             await self._read_details(job, found)
@@ -165,7 +172,7 @@ class Fetches:
         except ServiceError as exc:
             if is_about_all(exc):
                 raise
-            if time.monotonic() - job.failing_since < DETAILS_PATIENCE:
+            if _is_early(job):
                 if isinstance(exc, TransientError):
                     raise
                 if isinstance(exc, RefusedError) and exc.may_pass:
@@ -201,3 +208,8 @@ class Fetches:
             return found
         job.percent_at = time.monotonic()
         return found
+
+
+def _is_early(job: Watched) -> bool:
+    """Whether to go on asking why a job failed, or what it wrote."""
+    return time.monotonic() - job.failing_since < DETAILS_PATIENCE

@@ -53,12 +53,11 @@ class ServicePool:
 
     async def renew(self) -> bool:
         """Read the connection anew; return whether it has changed."""
+        # What is refused from now on, to those who have not read it anew, says nothing.
+        self._drop_idle()
         async with self._reading:
             before, self._connection = self._connection, await self._look_up()
-        changed = before is None or _essence(self._connection) != _essence(before)
-        if changed:
-            self._drop_idle()
-        return changed
+        return before is None or _essence(self._connection) != _essence(before)
 
     def close(self) -> None:
         """Let go of threads and sessions; a request that is still on its way does so when it is answered."""

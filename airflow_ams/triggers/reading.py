@@ -10,21 +10,25 @@ from typing import TYPE_CHECKING, Any
 from airflow_ams.api.details import with_details
 from airflow_ams.api.errors import RefusedError, ServiceError, SignInError
 from airflow_ams.api.model import Job, JobState
-from airflow_ams.api.retries import NO_RETRIES
+from airflow_ams.api.retries import NO_RETRIES, Retries
 
 if TYPE_CHECKING:
     from airflow_ams.api import MediaService
     from airflow_ams.api.sweep import IsNews, Sweep, Swept
     from airflow_ams.api.waiting import JobWait
 
+_LATER_PAGES = Retries(tries=5, within=30.0, max_wait=5.0)
 _NOTHING: MappingProxyType[str, Any] = MappingProxyType({})
 
 
 def read_list(
     service: MediaService, *, sweep: Sweep, wanted: Collection[str], is_news: IsNews
 ) -> Swept | None:
-    """Sweep once; the watch's own back-off is what repeats it."""
-    return sweep.read(service, wanted, is_news, retries=NO_RETRIES)
+    """Sweep once; the watch's own back-off is what repeats it.
+
+    That would end all sweeps of many pages in bad times, so only the first page is asked for once.
+    """
+    return sweep.read(service, wanted, is_news, retries=NO_RETRIES, later=_LATER_PAGES)
 
 
 def read_job(service: MediaService, *, job_id: str) -> Job:

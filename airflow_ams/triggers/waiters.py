@@ -80,8 +80,8 @@ class Waiters:
         self.jobs: dict[str, Watched] = {}
         # Jobs to be fetched now.
         self.gone: dict[str, Watched] = {}
-        # Jobs of which somebody must know now where they stand, whatever holds up the list.
-        self.hurried: dict[str, Watched] = {}
+        # Since when somebody must know where a job stands, whatever holds up the list.
+        self._hurried: dict[str, float] = {}
         # Jobs in Processing, of which somebody wants to know the percent; the next one first.
         self.running: dict[str, Watched] = {}
         self._waiters: dict[Waiter, None] = {}
@@ -166,22 +166,36 @@ class Waiters:
         job = self.jobs.get(job_id)
         return job is not None and (job.is_asked_for or job.job is None or job.job.state is not state)
 
-    async def saw(self, found: Job, *, is_single: bool = False) -> None:
+    @property
+    def hurried(self) -> list[Watched]:
+        """The jobs of which somebody must know now where they stand, whatever holds up the list."""
+        return [self.jobs[job_id] for job_id in self._hurried]
+
+    async def listed(self, found: Job, began: float) -> None:
+        """Tell of a job that was listed, unless something newer is known of it, or wanted.
+
+        :param began: when the list was begun
+        """
+        job = self.jobs.get(found.id)
+        if job is not None and began > max(job.read_at, self._hurried.get(job.id, job.read_at)):
+            await self.saw(found, at=time.time() - (time.monotonic() - began))
+
+    async def saw(self, found: Job, *, is_single: bool = False, at: float | None = None) -> None:
         """Tell whoever waits for a job of a reading of it.
 
         :param is_single: it was fetched, so it may not be in the list of the active jobs
+        :param at: when it was read, in epoch seconds; None: now
         """
         job = self.jobs.get(found.id)
         if job is None:
             return
         job.job = slim(found, job.id, job.job)
         job.forget_failures()
-        job.is_asked_for = False
         job.is_off_list = is_single
         self._found(job)
         self._follow(job)
         async for waiter in sliced(list(job.waiters)):
-            self._tell(waiter, job)
+            self._tell(waiter, job, at)
 
     async def warn_of(self, job: Watched, error: ServiceError) -> None:
         """Say in the logs of those who wait for a job that it cannot be read, whatever others can."""
@@ -205,30 +219,29 @@ class Waiters:
             self._judge(waiter, job)
 
     def _found(self, job: Watched) -> None:
+        job.is_asked_for = False
         self.gone.pop(job.id, None)
-        self.hurried.pop(job.id, None)
+        self._hurried.pop(job.id, None)
 
     def swept(self, swept: Swept, wanted: Set[str]) -> None:
         """Draw the consequences of a sweep, besides its news.
 
         :param wanted: the jobs that it looked for
         """
-        self._listed(swept.seen)
+        for job_id in swept.seen & self.gone.keys():
+            # It is in the list after all.
+            self.gone.pop(job_id).forget_failures()
         if swept.is_complete:
             for job_id in swept.missing:
                 self._left(job_id, swept.began)
             self.schedule.swept(swept.began, wanted)
         else:
             for job_id in swept.seen & self.jobs.keys():
-                self.schedule.read(self.jobs[job_id], swept.began)
-        # Who came to be in a hurry meanwhile may have been read before that.
-        for job in self.hurried.values():
+                if self.jobs[job_id].read_at < swept.began:
+                    self.schedule.read(self.jobs[job_id], swept.began)
+        # Those who came to be in a hurry meanwhile.
+        for job in self.hurried:
             self.schedule.add(job)
-
-    def _listed(self, seen: Set[str]) -> None:
-        """Have no job fetched that is in the list after all."""
-        for job_id in seen & self.gone.keys():
-            self.gone.pop(job_id).forget_failures()
 
     def _left(self, job_id: str, now: float) -> None:
         """Have a job fetched that is not in the list; one that never is, only once an interval."""
@@ -277,9 +290,9 @@ class Waiters:
         if is_running and any(waiter.wait.wants_progress for waiter in job.waiters):
             self.running[job.id] = job
 
-    def _tell(self, waiter: Waiter, job: Watched) -> None:
+    def _tell(self, waiter: Waiter, job: Watched, at: float | None) -> None:
         if job.job is not None and waiter in self._waiters:
-            waiter.log(waiter.wait.see(job.job), logging.WARNING)
+            waiter.log(waiter.wait.see(job.job, at), logging.WARNING)
         self._judge(waiter, job)
 
     def _judge(self, waiter: Waiter, job: Watched) -> None:
@@ -326,8 +339,9 @@ class Waiters:
     def _unwatch(self, job: Watched, waiter: Waiter) -> None:
         job.quit(waiter)
         if not job.waiters and job.id in self.jobs:
-            for jobs in (self.jobs, self.gone, self.hurried, self.running):
+            for jobs in (self.jobs, self.gone, self.running):
                 jobs.pop(job.id, None)
+            self._hurried.pop(job.id, None)
             self.schedule.remove(job)
         elif len(job.waiters) <= _FEW:
             self.schedule.set_interval(
@@ -349,6 +363,7 @@ class Waiters:
     def _ring(self, waiter: Waiter) -> None:
         if waiter not in self._waiters:
             return
+        self._alarms.drop(waiter, waiter.alarm)
         waiter.alarm = None
         now = time.time()
         if now >= waiter.deadline:
@@ -361,7 +376,7 @@ class Waiters:
             job = self.jobs.get(job_id)
             if job is not None and (is_last_look or limits[job_id] <= now):
                 job.is_asked_for = True
-                self.hurried[job_id] = job
+                self._hurried[job_id] = time.monotonic()
                 self.schedule.add(job)
         self._set_alarm(waiter)
         self.wake()

@@ -78,7 +78,7 @@ class JobWatch:
         self._trouble = Trouble()
         self._fetches = Fetches(self._pool, self._waiters, self._trouble)
         self._sweep = Sweep()
-        self._listing: asyncio.Task[None] | None = None
+        self._listing: asyncio.Task[bool] | None = None
         self._listed_since = 0.0
         self._counted_requests = 0
 
@@ -184,13 +184,17 @@ class JobWatch:
     async def _round(self) -> None:
         # What an earlier round did not wait for.
         self._judge()
-        await self._admit()
         now = time.monotonic()
+        is_listed = self._listing is not None and self._listing.done()
+        if now < self._fetches.not_before and not is_listed:
+            return
+        await self._admit()
         due = self._waiters.schedule.due(now) if self._listing is None else []
         is_many = self._listing is not None or len(due) > JOBS_PER_PAGE
         if is_many and self._listing is None and self._sweep.pays(len(due)):
             self._listed_since = now
             self._listing = asyncio.ensure_future(self._read_list())
+            self._listing.add_done_callback(self._listed)
         if self._listing is not None:
             due = await self._await_list(self._listing)
         await self._fetches.read(due, with_percent=not is_many)
@@ -198,15 +202,17 @@ class JobWatch:
         if is_many and self._listing is None:
             self._fetches.read_percent()
 
-    async def _await_list(self, listing: asyncio.Task[None]) -> list[Watched]:
+    async def _await_list(self, listing: asyncio.Task[bool]) -> list[Watched]:
         """Wait for the list for a while; return the jobs that are to be fetched singly nevertheless."""
         await asyncio.wait([listing], timeout=_LIST_PATIENCE)
         if not listing.done():
-            return list(self._waiters.hurried.values())
+            return self._waiters.hurried
         self._listing = None
         now = time.monotonic()
-        due = self._waiters.schedule.due(now)
         error = listing.exception()
+        if error is None and listing.result():
+            return self._waiters.hurried
+        due = self._waiters.schedule.due(now)
         if error is None:
             return due
         if not isinstance(error, TransientError):
@@ -239,18 +245,26 @@ class JobWatch:
             raise
         await self._waiters.admit(newcomers)
 
-    async def _read_list(self) -> None:
+    async def _read_list(self) -> bool:
+        """Sweep; return whether all jobs have been looked for."""
         waiters = self._waiters
         wanted = frozenset(job.id for job in waiters.schedule)
         swept = await self._pool.call(
             partial(read_list, sweep=self._sweep, wanted=wanted, is_news=waiters.is_news)
         )
         if swept is None:
-            return
+            return False
         self._trouble.answered(time.monotonic())
         async for job in sliced(swept.news):
-            await waiters.saw(job)
+            await waiters.listed(job, swept.began)
         waiters.swept(swept, wanted)
+        return swept.is_complete
+
+    def _listed(self, listing: asyncio.Task[bool]) -> None:
+        if not listing.cancelled():
+            # Or it would be said that nobody has looked at it, when the last wait ends before the next round.
+            listing.exception()
+        self._wake.set()
 
     # -- trouble
 
@@ -259,6 +273,10 @@ class JobWatch:
         try:
             if not self._trouble.has_renewed and await self._pool.renew():
                 self._trouble.has_renewed = True
+                # What was refused meanwhile was so by the old one.
+                self._trouble.take()
+                if self._listing is not None and self._listing.done():
+                    self._listing = None
                 return
         except RefusedError as gone:
             exc = gone

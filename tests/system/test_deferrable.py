@@ -263,7 +263,7 @@ def _wait_for_sweeps(airflow: Standalone, ams: Emulator, count: int) -> None:
 def test_success_resumes_on_a_worker(outcomes: Story, name: str) -> None:
     """A wait that succeeds starts twice in one try, and leaves the job's document."""
     assert outcomes.ends[name] == ("success", 1)
-    assert outcomes.starts[name] == 2
+    assert outcomes.starts[name] == 2, outcomes.run.log(name)
     document = outcomes.xcoms[name]
     job = "finished" if name == "finished_again" else name
     assert (document["name"], document["state"]) == (f"job of {job}", "Finished")
