@@ -6,6 +6,7 @@ import asyncio
 import math
 import time
 from collections import deque
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -32,8 +33,8 @@ PATIENCE = 2.0
 OUTAGE_NOTICE = 600.0
 """Seconds after which a task's log says that its job, or nothing at all, can be read."""
 
-_FETCHERS = POLLING - 3
-"""The list, a percent, and the ids of newcomers have a thread each."""
+_FETCHERS = POLLING - 2
+"""The list, and a percent, have a thread each."""
 
 
 class Fetches:
@@ -126,25 +127,18 @@ class Fetches:
 
     async def _read(self, job: Watched, *, with_percent: bool) -> None:
         """Fetch a job, and what the verdict on it needs, and tell whoever waits for it."""
-        known = job.job if job.job is not None and job.job.state.is_final else None
-        try:
+        if job.job is None or not job.job.state.is_final:
             found = await self._read_job(job)
-        except TransientError as exc:
-            if known is None or self._trouble.is_outage or _is_early(job):
-                raise
-            await self._waiters.saw_without_details(job, known, exc)
-            return
-        if found is None or self._waiters.jobs.get(job.id) is not job:
-            return
-        if found.state.is_final:
-            if known is None:
-                job.forget_failures()
+            if found is None or self._waiters.jobs.get(job.id) is not job:
+                return
+            if not found.state.is_final:
+                if with_percent and found.state is JobState.PROCESSING:
+                    found = await self._with_percent(job, found)
+                await self._waiters.saw(found, is_single=True)
+                return
             job.job = found
-            await self._read_details(job, found)
-            return
-        if with_percent and found.state is JobState.PROCESSING:
-            found = await self._with_percent(job, found)
-        await self._waiters.saw(found, is_single=True)
+            job.forget_failures()
+        await self._read_details(job, job.job)
 
     async def _read_job(self, job: Watched) -> Job | None:
         """Fetch a job; tell of one that is not there, or that we must not read, and return None."""
@@ -172,11 +166,16 @@ class Fetches:
         except ServiceError as exc:
             if is_about_all(exc):
                 raise
-            if _is_early(job):
+            if time.monotonic() - job.failing_since < DETAILS_PATIENCE:
                 if isinstance(exc, TransientError):
                     raise
                 if isinstance(exc, RefusedError) and exc.may_pass:
                     raise exc.passing() from exc
+            elif self._trouble.is_outage:
+                # As long as nothing at all is answered it is too early to go on without them.
+                with suppress(JobNotFoundError, RefusedError):
+                    await self._pool.call(partial(read_job, job_id=job.id))
+                self._trouble.answered(time.monotonic())
             await self._waiters.saw_without_details(job, found, exc)
             return
         self._trouble.answered(time.monotonic())
@@ -208,8 +207,3 @@ class Fetches:
             return found
         job.percent_at = time.monotonic()
         return found
-
-
-def _is_early(job: Watched) -> bool:
-    """Whether to go on asking why a job failed, or what it wrote."""
-    return time.monotonic() - job.failing_since < DETAILS_PATIENCE

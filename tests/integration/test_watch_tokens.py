@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -96,6 +98,55 @@ def test_a_changed_key_is_found(
 
     events = asyncio.run(through(account, account.add(waits, QUEUED), rotate))
     assert {event["outcome"] for event in events} == {"succeeded"}
+
+
+def test_what_the_old_key_is_refused_says_nothing_of_the_new_one(
+    account: Account,
+    connection: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
+    quick_back_off: None,
+) -> None:
+    """A list that was asked for with the old key is refused while the connection is being read anew."""
+    from airflow_ams.triggers import pool
+
+    door = Door(account, "old-key")
+    connection(account.conn_id, host=account.base_url, password="old-key")
+    get: Any = vars(pool)["get_async_connection"]
+    refused = threading.Event()
+
+    async def slowly(conn_id: str) -> Any:
+        found = await get(conn_id)
+        await asyncio.sleep(0.6)
+        return found
+
+    def check(seen: Any) -> Any:
+        if door.key == "new-key" and seen.headers.get("Authorization") == "Bearer old-key":
+            if "State" in seen.query:
+                refused.wait(30)
+                time.sleep(0.2)
+            else:
+                refused.set()
+        return door.check(seen)
+
+    async def main() -> list[Any]:
+        ids = account.add(12, QUEUED)
+        # Its last look, a fetch of its own, comes while the list hangs.
+        soon = trigger(ids[0], account.conn_id, poke_interval=0.2, deadline=time.time() + 4)
+        rest = [trigger(job_id, account.conn_id, poke_interval=0.2) for job_id in ids[1:]]
+        async with running([soon, *rest]) as tasks:
+            await until(lambda: len(account.lists()) >= 2)
+            monkeypatch.setattr(pool, "get_async_connection", slowly)
+            connection(account.conn_id, host=account.base_url, password="new-key")
+            door.key = "new-key"
+            await until(refused.is_set)
+            account.put(ids, FINISHED)
+            return await asyncio.wait_for(asyncio.gather(*tasks), 30)
+
+    account.trouble = check
+    try:
+        assert {event["outcome"] for event in asyncio.run(main())} == {"succeeded"}
+    finally:
+        refused.set()
 
 
 @pytest.mark.parametrize("waits", WAITS)

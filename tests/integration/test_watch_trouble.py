@@ -8,13 +8,13 @@ import re
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from airflow_ams.triggers.schedule import Schedule
-from tests.integration.account import ERROR, FINISHED, QUEUED, Account
+from tests.integration.account import ERROR, FINISHED, PROCESSING, QUEUED, Account
 from tests.integration.waits import lines, running, trigger, until
 
 WAITS = [3, 20]
@@ -511,3 +511,103 @@ def test_404_is_waited_out_where_a_worker_had_an_answer(
             return await asyncio.wait_for(asyncio.gather(*tasks), 20)
 
     assert {event["outcome"] for event in asyncio.run(main())} == {"succeeded"}
+
+
+@pytest.fixture
+def page(
+    account: Account, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[threading.Event, threading.Event]]:
+    """Let the second page of a list hang, once; return what is set when it does, and what lets it go on."""
+    monkeypatch.setattr("airflow_ams.api.v2.PAGE", 10)
+    hangs, goes_on = threading.Event(), threading.Event()
+
+    def hang(seen: Any) -> None:
+        if "State" in seen.query and "$skip=10" in seen.query and not hangs.is_set():
+            hangs.set()
+            goes_on.wait(30)
+
+    account.trouble = hang
+    yield hangs, goes_on
+    goes_on.set()
+
+
+def test_an_old_page_says_nothing_about_the_queue(
+    account: Account, page: tuple[threading.Event, threading.Event]
+) -> None:
+    """A job that was queued when a long list began may run by now; its wait must not end for that."""
+    hangs, goes_on = page
+    ids = account.add(20)
+    account.put(ids[:1], QUEUED)
+
+    async def main() -> None:
+        limit = time.time() - 1767225600 + 1
+        waits = triggers(account, ids, poke_interval=1, started_at=None, queue_timeout=limit)
+        async with running(waits) as tasks:
+            await until(hangs.is_set)
+            account.put(ids[:1], PROCESSING)
+            await asyncio.sleep(1.5)
+            goes_on.set()
+            await until(lambda: len(account.lists()) >= 6)
+            assert not tasks[0].done()
+
+    asyncio.run(main())
+
+
+def test_a_last_look_is_newer_than_the_list_under_way(
+    account: Account, page: tuple[threading.Event, threading.Event]
+) -> None:
+    """What the list has said before somebody came to be in a hurry is no last look."""
+    hangs, goes_on = page
+    ids = account.add(20)
+
+    async def main() -> Any:
+        soon = triggers(account, ids[:1], poke_interval=30, started_at=None, deadline=time.time() + 3.1)
+        rest = triggers(account, ids[1:], poke_interval=30, started_at=None)
+        async with running([*soon, *rest]) as tasks:
+            await until(hangs.is_set)
+            account.put(ids[:1], FINISHED)
+            # The last look falls due after 1.1 s.
+            await asyncio.sleep(1.3)
+            goes_on.set()
+            return await asyncio.wait_for(tasks[0], 10)
+
+    assert asyncio.run(main())["outcome"] == "succeeded"
+
+
+def test_a_list_that_outlasts_the_interval_costs_no_fetches(account: Account) -> None:
+    """All jobs are due again when it ends; the next list reads them."""
+    account.trouble = lambda seen: time.sleep(1.3) if "State" in seen.query else None
+
+    async def main() -> None:
+        async with running(triggers(account, account.add(30), poke_interval=1, started_at=None)):
+            await until(lambda: len(account.lists()) >= 4)
+
+    asyncio.run(main())
+    assert account.singles() == []
+
+
+def test_errors_that_come_late_bring_no_more_requests(
+    account: Account, reply: type[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What an earlier round did not wait for is judged, but nothing is read before its time."""
+    monkeypatch.setattr("airflow_ams.triggers.fetches.PATIENCE", 0.05)
+    asked: list[float] = []
+
+    def fail_some_late(seen: Any) -> Any:
+        if "State" in seen.query:
+            return reply(400, {})
+        if "Id eq" in seen.query:
+            asked.append(time.monotonic())
+            if len(asked) % 20 == 0:
+                time.sleep(0.3)
+                return reply(503, {})
+        return None
+
+    async def main() -> None:
+        async with running(triggers(account, account.add(200), poke_interval=1, started_at=None)):
+            await until(lambda: len(asked) >= 120)
+
+    account.trouble = fail_some_late
+    asyncio.run(main())
+    windows = [sum(at <= other < at + 0.9 for other in asked) for at in asked]
+    assert max(windows) <= 32
