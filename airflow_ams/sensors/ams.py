@@ -75,8 +75,7 @@ class AmsJobSensor(BaseSensorOperator):
                                           `AmsJobNotFound`
     400, 403, a second 401; malformed id; `AmsRefused`
     bad connection
-    404, 405, 410 and the like            the wait goes on if the service has answered before in this wait,
-                                          else `AmsRefused`
+    404, 405, 410 and the like            `AmsRefused` in the first poll; later the wait goes on
     busy, broken or unreachable           the wait goes on, until ``timeout``
     ``timeout``, ``queue_timeout``        ``AirflowSensorTimeout``
     ===================================== ==========================================================

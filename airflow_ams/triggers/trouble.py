@@ -29,13 +29,13 @@ class Tally:
     def __init__(self, answered_at: float) -> None:
         self.errors: list[Exception] = []
         self.answers = 0
-        self._answered_at = answered_at
+        self.answered_at = answered_at
         self._began = math.inf
 
     def answered(self, now: float) -> None:
         """Count an answer."""
         self.answers += 1
-        self._answered_at = now
+        self.answered_at = now
 
     def failed(self, exc: Exception, began: float) -> None:
         """Count a failure of what was begun at that time."""
@@ -56,17 +56,12 @@ class Tally:
     @property
     def is_general(self) -> bool:
         """Whether nothing was answered since the first of what failed was begun."""
-        return self._answered_at < self._began
+        return self.answered_at < self._began
 
     @property
     def worst(self) -> Exception:
         """The error to act on."""
         return min(self.errors, key=_urgency)
-
-    @property
-    def answered_at(self) -> float:
-        """When there was an answer last."""
-        return self._answered_at
 
 
 class Trouble:
