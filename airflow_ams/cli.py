@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from airflow_ams import __version__
+from airflow_ams.emulator.settings import APIS
 
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -40,7 +41,7 @@ def main() -> None:
     "--token-lifetime",
     type=click.FloatRange(min=0, min_open=True),
     metavar="SECONDS",
-    help="How long a token is good.  [default: 21600 (ACS), 3600 (Entra)]",
+    help="How long a token is good.  [default: 21600 (ACS), 3600 (Entra, RMS)]",
 )
 @click.option(
     "--units", default=1, type=click.IntRange(min=1), help="Encodes that run at once; the rest stay Queued."
@@ -53,6 +54,12 @@ def main() -> None:
 )
 @click.option("--faults", type=_FILE, help="JSON file of fault rules.")
 @click.option("--seed", type=int, help="Makes fault rules with a rate repeatable.")
+@click.option(
+    "--api",
+    default="v2",
+    type=click.Choice(APIS),
+    help="The service whose connection is printed; all are served.",
+)
 @click.option("--ssl-certfile", type=_FILE, help="PEM certificate: speak https.")
 @click.option("--ssl-keyfile", type=_FILE, help="PEM key of the certificate.")
 @click.option("--until-stdin-closes", is_flag=True, hidden=True)
@@ -67,6 +74,7 @@ def emulator(
     data: Path | None,
     faults: Path | None,
     seed: int | None,
+    api: str,
     ssl_certfile: Path | None,
     ssl_keyfile: Path | None,
     until_stdin_closes: bool,
@@ -97,6 +105,7 @@ def emulator(
             data=data,
             faults=faults,
             seed=seed,
+            api=api,
             ssl_certfile=ssl_certfile,
             ssl_keyfile=ssl_keyfile,
         )

@@ -16,12 +16,15 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from airflow_ams import __version__
-from airflow_ams.emulator.errors import EmulatorError, InvalidRequest, NotAllowed
+from airflow_ams.emulator.errors import EmulatorError, InvalidRequest, NotAllowed, NotFound
 from airflow_ams.emulator.faults import read_rules
 from airflow_ams.emulator.jobs import JobRequest, OutputRequest, TaskRequest
-from airflow_ams.emulator.records import SCRIPTED
+from airflow_ams.emulator.records import SCRIPTED, Job
 from airflow_ams.emulator.service import Service
 from airflow_ams.emulator.settings import CONTROL_HEADER
+from airflow_ams.emulator.tokens import PERSONAL_LIFETIME
+
+_STATUSES = {NotAllowed: 403, NotFound: 404}
 
 
 def create_admin_app(service: Service) -> Starlette:
@@ -33,7 +36,10 @@ def create_admin_app(service: Service) -> Starlette:
             Route("/faults", admin.faults, methods=["PUT", "DELETE"]),
             Route("/clock", admin.clock, methods=["GET", "POST"]),
             Route("/requests", admin.requests, methods=["GET", "DELETE"]),
-            Route("/jobs", admin.jobs, methods=["POST"]),
+            Route("/limits", admin.limits, methods=["PUT"]),
+            Route("/tokens", admin.tokens, methods=["POST"]),
+            Route("/api-key", admin.api_key, methods=["PUT"]),
+            Route("/jobs", admin.jobs, methods=["GET", "POST"]),
             Route("/reset", admin.reset, methods=["POST"]),
         ],
         exception_handlers={EmulatorError: _refuse},
@@ -87,20 +93,71 @@ class Admin:
             return Response(status_code=204)
         return JSONResponse(self._service.log.as_json())
 
-    async def jobs(self, request: Request) -> Response:
-        """POST ``{"name": …, "script": {…}, "account": …}``: a scripted job without the ceremony."""
+    async def limits(self, request: Request) -> Response:
+        """PUT page size and request limits, or some of them; `Limits.change` has an example."""
         _check_control(request)
-        document = _keys(await _json(request), {"name", "script", "account"})
-        account = document.get("account", next(iter(self._service.settings.accounts)))
-        if account not in self._service.settings.accounts:
-            raise InvalidRequest(f"There is no account {account!r}.")
+        self._service.limits.change(await _json(request))
+        return Response(status_code=204)
+
+    async def tokens(self, request: Request) -> Response:
+        """POST ``{"account": …, "capabilities": […], "lifetime": seconds}``: a personal token of MK.IO.
+
+        All keys may be left out. Without capabilities, or if they are null, it gives full access.
+        """
+        _check_control(request)
+        document = _keys(await _json(request), {"account", "capabilities", "lifetime"})
+        capabilities, lifetime = document.get("capabilities"), document.get("lifetime", PERSONAL_LIFETIME)
+        if capabilities is not None and not _is_list_of_texts(capabilities):
+            raise InvalidRequest(f"'capabilities' is a list of texts or null, not {capabilities!r}.")
+        if isinstance(lifetime, bool) or not isinstance(lifetime, (int, float)) or not lifetime > 0:
+            raise InvalidRequest(f"'lifetime' is a number of seconds above 0, not {lifetime!r}.")
+        token = self._service.tokens.issue_personal(self._account(document), capabilities, lifetime)
+        return JSONResponse({"token": token}, 201)
+
+    async def api_key(self, request: Request) -> Response:
+        """PUT ``{"expired": true|false}``: whether RMS takes the accounts' keys as API keys no more."""
+        _check_control(request)
+        expired = _keys(await _json(request), {"expired"}).get("expired")
+        if not isinstance(expired, bool):
+            raise InvalidRequest(f"'expired' is true or false, not {expired!r}.")
+        self._service.tokens.api_keys_expired = expired
+        return Response(status_code=204)
+
+    async def jobs(self, request: Request) -> Response:
+        """POST ``{"name": …, "script": {…}, "account": …}``: a scripted job without the ceremony.
+
+        ``transform`` and ``job_name`` are what it is called in v3. GET with these two in the query finds a
+        job by them; both answers have its names in all dialects.
+        """
+        _check_control(request)
+        if request.method == "GET":
+            return JSONResponse(_names(self._find(dict(request.query_params))))
+        document = _keys(await _json(request), {"name", "script", "account", "transform", "job_name"})
         name, script = str(document.get("name", "scripted")), json.dumps(document.get("script", {}))
         task = TaskRequest(SCRIPTED, script, (OutputRequest(0, f"{name} output", 0),), name=name)
-        job = self._service.submit(account, JobRequest(name, (task,)))
-        return JSONResponse({"id": job.id}, 201)
+        transform, job_name = (str(document.get(key, "")) for key in ("transform", "job_name"))
+        asked = JobRequest(name, (task,), transform=transform, job_name=job_name)
+        return JSONResponse(_names(self._service.submit(self._account(document), asked)), 201)
+
+    def _find(self, query: dict[str, str]) -> Job:
+        """Return the job that a query names."""
+        wanted = _keys(query, {"account", "transform", "job_name"})
+        names = [wanted.get(key, "").lower() for key in ("transform", "job_name")]
+        for job in self._service.jobs.all(self._account(wanted)):
+            if [job.transform.lower(), job.job_name.lower()] == names:
+                return job
+        raise NotFound(f"There is no job {'/'.join(names)!r}.")
+
+    def _account(self, document: dict[str, Any]) -> str:
+        """Return the account that a document names, the first one if it names none."""
+        accounts = self._service.settings.accounts
+        account = str(document.get("account", next(iter(accounts))))
+        if account not in accounts:
+            raise InvalidRequest(f"There is no account {account!r}.")
+        return account
 
     async def reset(self, request: Request) -> Response:
-        """POST: jobs, assets, faults, log and clock as they were at the start."""
+        """POST: jobs, assets, faults, limits, log and clock as they were at the start."""
         _check_control(request)
         await self._service.reset()
         return Response(status_code=204)
@@ -108,6 +165,14 @@ class Admin:
     def _time(self) -> dict[str, Any]:
         clock = self._service.clock
         return {"now": clock.now(), "frozen": clock.frozen_at is not None}
+
+
+def _names(job: Job) -> dict[str, str]:
+    return {"id": job.id, "transform": job.transform, "job_name": job.job_name}
+
+
+def _is_list_of_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(text, str) for text in value)
 
 
 def _check_control(request: Request) -> None:
@@ -154,4 +219,5 @@ def _keys(document: Any, known: set[str]) -> dict[str, Any]:
 
 
 async def _refuse(request: Request, error: Exception) -> Response:
-    return JSONResponse({"error": str(error)}, 403 if isinstance(error, NotAllowed) else 400)
+    status = next((status for kind, status in _STATUSES.items() if isinstance(error, kind)), 400)
+    return JSONResponse({"error": str(error)}, status)

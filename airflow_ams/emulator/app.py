@@ -17,7 +17,10 @@ from airflow_ams.emulator.injection import Injected
 from airflow_ams.emulator.oauth import token_routes
 from airflow_ams.emulator.service import Service
 from airflow_ams.emulator.storage import create_storage_app
+from airflow_ams.emulator.throttling import Throttled
 from airflow_ams.emulator.v2.app import create_v2_app
+from airflow_ams.emulator.v3.arm import arm_routes
+from airflow_ams.emulator.v3.mkio import create_legacy_app, create_mkio_app
 
 _MOVED = (
     "<html><head><title>Object moved</title></head><body>"
@@ -73,15 +76,19 @@ def create_app(service: Service, *, port: int, front_port: int | None) -> Starle
 
     return Starlette(
         routes=[
+            Mount("/api/v1/projects", create_mkio_app(service)),
+            Mount("/api/ams", create_legacy_app(service)),
             Mount("/api", create_v2_app(service)),
             Mount("/blob", create_storage_app(service)),
             Mount("/_emulator", create_admin_app(service)),
             *token_routes(service),
+            *arm_routes(service),
         ],
         middleware=[
             Middleware(NormalPath),
             Middleware(Recorded, log=service.log, clock=service.clock),
             Middleware(Injected, faults=service.faults),
+            Middleware(Throttled, limits=service.limits, tokens=service.tokens),
             Middleware(FrontHost, port=front_port, back_port=port),
         ],
         lifespan=lifespan,

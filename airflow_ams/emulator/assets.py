@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import shutil
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 
 from airflow_ams.emulator.clock import Clock
@@ -51,10 +52,11 @@ class Assets:
         options: int = 0,
         alternate_id: str | None = None,
         job: str | None = None,
+        asset_name: str = "",
     ) -> Asset:
-        """Make an empty asset; *job* is the job that will fill it."""
+        """Make an empty asset; *job* is the job that will fill it, *asset_name* its name in v3."""
         now = self._clock.now()
-        asset = Asset(new_id("cid"), account, now, name, now, alternate_id, options, job)
+        asset = Asset(new_id("cid"), account, now, name, now, alternate_id, options, job, asset_name)
         self._store.put(asset)
         self.folder(asset.id).mkdir(parents=True, exist_ok=True)
         return asset
@@ -69,6 +71,17 @@ class Assets:
         if asset is None or asset.account != account:
             raise NotFound("Resource Asset not found")
         return asset
+
+    def named(self, account: str, asset_name: str) -> Asset | None:
+        """Return the asset that v3 calls *asset_name*, in whatever case; None if there is none."""
+        wanted = asset_name.lower()
+        assets = self._store.all(Asset, account)
+        return next((asset for asset in assets if asset.asset_name.lower() == wanted), None)
+
+    def fill(self, asset: Asset, job_id: str) -> None:
+        """Note that an asset which was there before is to be filled by a job."""
+        asset.job = job_id
+        self._store.put(asset)
 
     def job_of(self, asset_id: str) -> str | None:
         """Return the job that makes an asset, None for one that was uploaded."""
@@ -168,6 +181,35 @@ class Assets:
     def signature(self, locator: Locator) -> str:
         """Return what proves that a URL was made from *locator*."""
         text = f"{locator.id}\n{locator.asset}\n{locator.permissions}\n{locator.expires}"
+        return hmac.new(self._secret, text.encode(), hashlib.sha256).hexdigest()
+
+    def share(self, asset_id: str, permissions: int, expires: float) -> str:
+        """Return the query string that opens an asset's container until *expires*; it needs no locator."""
+        until, container = int(expires), self.folder(asset_id).name
+        signature = self._sign_share(container, permissions, until)
+        return f"sv=2021-06-08&sr=c&sp={permissions}&se={until}&sig={signature}"
+
+    def open_shared(self, container: str, query: Mapping[str, str], permission: int) -> str:
+        """Return the asset in *container* that the query string of a shared URL opens.
+
+        :raises NotAllowed: the signature is wrong or has expired, the permission or the asset is missing.
+        """
+        try:
+            permissions, expires = int(query["sp"]), int(query["se"])
+        except (KeyError, ValueError):
+            raise NotAllowed("The URL is not signed.") from None
+        expected = self._sign_share(container, permissions, expires)
+        asset_id = f"nb:cid:UUID:{container.removeprefix('asset-')}"
+        if not hmac.compare_digest(expected.encode(), query.get("sig", "").encode()):
+            raise NotAllowed("The signature of the request does not match.")
+        if self._clock.now() >= expires or self._store.get(Asset, asset_id) is None:
+            raise NotAllowed("The signature is not valid any more.")
+        if not permissions & permission:
+            raise NotAllowed("The signature does not give this permission.")
+        return asset_id
+
+    def _sign_share(self, container: str, permissions: int, expires: int) -> str:
+        text = f"{container}\n{permissions}\n{expires}"
         return hmac.new(self._secret, text.encode(), hashlib.sha256).hexdigest()
 
     def open_with(self, container: str, locator_guid: str, signature: str, permission: int) -> str:

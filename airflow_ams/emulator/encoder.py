@@ -44,7 +44,7 @@ class Encoder:
 
         :param source: the input file.
         :param name: its name in the asset, from which the outputs' names are made.
-        :param configuration: a preset's name, or thumbnails in JSON.
+        :param configuration: a preset's name (v2 or v3), or thumbnails in JSON.
         :param folder: where the outputs go.
         :param on_progress: is called with percent.
         :returns: the files made.
@@ -76,12 +76,13 @@ async def _encode_ladder(
     ladder: Ladder, source: Path, media: ffmpeg.Media, folder: Path, base: str, on_progress: OnProgress
 ) -> list[Path]:
     arguments, files = ffmpeg.input_arguments(source), []
-    for rung in fit(ladder, media.width, media.height):
+    for rung in fit(ladder, media.width, media.height, media.kbps):
         file = folder / f"{base}_{rung.width}x{rung.height}_{rung.kbps}.mp4"
         files.append(file)
         arguments += ["-map", "0:v:0", "-map", "0:a:0?", "-sn", "-dn"]
         arguments += ["-vf", f"scale={rung.width}:{rung.height},setsar=1,format=yuv420p"]
-        arguments += ["-c:v", "libx264", "-preset", "veryfast", "-b:v", f"{rung.kbps}k"]
+        arguments += ["-c:v", "libx264", "-preset", "veryfast"]
+        arguments += ["-b:v", f"{rung.kbps}k"] if ladder.quality is None else ["-crf", str(ladder.quality)]
         arguments += ["-maxrate", f"{rung.kbps}k", "-bufsize", f"{rung.kbps * 5}k"]
         # Key frames every two seconds in every rung, so that players can change between them.
         arguments += ["-force_key_frames", "expr:gte(t,n_forced*2)"]

@@ -2,6 +2,7 @@
 
 EmulatorError
   InvalidRequest       the request says something impossible
+    Conflict           the name is taken
   NotAuthenticated     no token, or one that does not count
   NotAllowed           known, but not allowed to do this
   NotFound             nothing there under that name
@@ -17,6 +18,10 @@ class EmulatorError(Exception):
 
 class InvalidRequest(EmulatorError):
     """Raised when a request contradicts the protocol or itself."""
+
+
+class Conflict(InvalidRequest):
+    """Raised when something of that name is there already; v2, which has no names, never does."""
 
 
 class NotAuthenticated(EmulatorError):

@@ -17,7 +17,9 @@ from airflow_ams.emulator.clock import Clock
 
 ADMIN_PREFIX = "/_emulator"
 _KEY = "airflow_ams.exchange"
-_SECRETS = re.compile(r"\b(sig|client_secret|access_token|key)=[^&]*", re.IGNORECASE)
+_SECRETS = re.compile(
+    r"\b(sig|client_secret|access_token|token|x-mkio-token|api_?key|key)=[^&]*", re.IGNORECASE
+)
 _KEPT = 20_000
 
 logger = logging.getLogger("airflow_ams.emulator")
@@ -72,7 +74,10 @@ class RequestLog:
 
 
 class NormalPath:
-    """ASGI middleware: doubled slashes become one, and ``/API`` is ``/api``, as old clients need it."""
+    """ASGI middleware: ``/API`` is ``/api``, and doubled slashes in it become one, as old clients need it.
+
+    Other paths stay as they are: RMS is not known to forgive ``//auth/token``.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -80,9 +85,11 @@ class NormalPath:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
         if scope["type"] == "http":
-            path = re.sub("/{2,}", "/", scope["path"])
-            path = re.sub(r"^/api(?=/|$)", "/api", path, flags=re.IGNORECASE)
-            scope = {**scope, "path": path + "/" if path == "/api" else path}
+            path = scope["path"]
+            if re.match("/+api(/|$)", path, re.IGNORECASE):
+                path = re.sub("/{2,}", "/", path)
+                path = "/api/" + path[len("/api/") :]
+            scope = {**scope, "path": path}
         await self._app(scope, receive, send)
 
 

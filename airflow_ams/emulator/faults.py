@@ -1,8 +1,13 @@
 """Faults on demand: which requests go wrong, and how. Doing it is the business of `injection`.
 
 A rule is ``{"when": {…}, "then": {…}, "times": 2, "after": 1, "rate": 0.25}``. *when* may name a ``method``
-and regular expressions for ``path`` (decoded, relative to ``/api/``; token endpoints are paths too) and
-``query`` (decoded); *then* has exactly one fault. The first rule that matches and is still due decides.
+and regular expressions for ``path`` and ``query`` (both decoded); *then* has exactly one fault. The first
+rule that matches and is still due decides.
+
+A path is what the request log shows: relative to ``/api/`` for v2 (``Jobs('…')``) and MK.IO
+(``v1/projects/…``, ``ams/…``), to the root for ARM and RMS (``subscriptions/…``) and for the token endpoints
+(``v2/OAuth2-13``, ``…/oauth2/v2.0/token``, ``auth/token``). An error is written as the service at that path
+does.
 
 To refuse one form of filter, say substringof, the way the service refuses a bad one::
 
@@ -14,14 +19,15 @@ from __future__ import annotations
 import json
 import random
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from airflow_ams.emulator.errors import InvalidRequest
 
 _BODIES = ("json", "html", "empty")
-_EXTRAS = {"status": {"reason", "retry_after", "body"}}
+_EXTRAS = {"status": {"reason", "retry_after", "headers", "body"}}
 _KINDS = ("status", "drop", "slow", "truncate", "redirect", "redirect_loop", "html", "oversize")
 
 
@@ -31,12 +37,13 @@ class Fault:
 
     =================  =================================================================
     ``status``         this status; with ``reason`` (really on the status line),
-                       ``retry_after`` (seconds or HTTP date), ``body`` json, html, empty
+                       ``retry_after`` (seconds or HTTP date), ``headers`` (an object of
+                       any others), ``body`` json, html, empty
     ``drop``           the connection is cut without an answer
     ``slow``           the real answer, its body dripping for so many seconds
     ``truncate``       the real answer, cut off in the middle of the body
     ``redirect``       301 to this URL
-    ``redirect_loop``  301 to the service root, whatever is asked for
+    ``redirect_loop``  301 to the service's root, whatever is asked for
     ``html``           200 with a page instead of data
     ``oversize``       200 with a JSON text of so many bytes
     =================  =================================================================
@@ -45,7 +52,7 @@ class Fault:
     kind: str
     value: Any
     reason: str | None = None
-    retry_after: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
     body: str = "json"
 
 
@@ -162,12 +169,27 @@ def _read_fault(then: Any) -> Fault:
         raise InvalidRequest(f"'redirect' is a URL, not {value!r}.")
     if kind in ("drop", "truncate", "redirect_loop", "html") and value is not True:
         raise InvalidRequest(f"'{kind}' is true or left out, not {value!r}.")
-    body, reason, retry_after = then.get("body", "json"), then.get("reason"), then.get("retry_after")
+    body, reason = then.get("body", "json"), then.get("reason")
     if body not in _BODIES:
         raise InvalidRequest(f"'body' is one of {', '.join(_BODIES)}, not {body!r}.")
     if reason is not None and (not isinstance(reason, str) or not reason.isprintable()):
         raise InvalidRequest(f"'reason' is one line of text, not {reason!r}.")
-    return Fault(kind, value, reason, None if retry_after is None else str(retry_after), body)
+    return Fault(kind, value, reason, _headers(then), body)
+
+
+def _headers(then: dict[str, Any]) -> dict[str, str]:
+    headers = then.get("headers", {})
+    if not isinstance(headers, dict) or not all(map(_is_header, headers.items())):
+        raise InvalidRequest(f"'headers' is an object of names and one line of text each, not {headers!r}.")
+    headers = {name: str(value) for name, value in headers.items()}
+    retry_after = then.get("retry_after")
+    return headers if retry_after is None else {"Retry-After": str(retry_after), **headers}
+
+
+def _is_header(header: tuple[str, Any]) -> bool:
+    name, value = header
+    text = isinstance(value, (str, int, float)) and str(value).isascii() and str(value).isprintable()
+    return text and re.fullmatch(r"[A-Za-z0-9-]+", name) is not None
 
 
 def _object(value: Any, what: str, keys: set[str]) -> dict[str, Any]:

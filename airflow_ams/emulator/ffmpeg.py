@@ -12,6 +12,7 @@ from pathlib import Path
 import imageio_ffmpeg
 
 _DURATION = re.compile(r"Duration: (\d+):(\d\d):(\d\d(?:\.\d+)?)")
+_BITRATE = re.compile(r"Duration: .*, bitrate: (\d+) kb/s")
 _VIDEO = re.compile(r"Stream #.*?: Video: .*?(?P<rest>, \d{2,5}x\d{2,5}.*)")
 _SIZE = re.compile(r", (\d{2,5})x(\d{2,5})(?: \[SAR (\d+):(\d+))?")
 _QUARTER_TURN = re.compile(r"rotation of -?(?:90|270)\.")
@@ -44,13 +45,14 @@ class MediaError(Exception):
 class Media:
     """What a file holds: seconds (None if unknown), the size at which it is shown, and whether it has sound.
 
-    A file without a picture has the size 0 x 0.
+    A file without a picture has the size 0 x 0. The bitrate is that of the whole file, None if unknown.
     """
 
     duration: float | None
     width: int
     height: int
     audio: bool
+    kbps: int | None = None
 
 
 def input_arguments(path: Path) -> list[str]:
@@ -78,7 +80,8 @@ async def probe(path: Path) -> Media:
     if duration:
         seconds = int(duration[1]) * 3600 + int(duration[2]) * 60 + float(duration[3])
     width, height = _shown_size(text)
-    return Media(seconds, width, height, audio=re.search(r"Stream #.*?: Audio: ", text) is not None)
+    audio, bitrate = re.search(r"Stream #.*?: Audio: ", text), _BITRATE.search(text)
+    return Media(seconds, width, height, audio is not None, int(bitrate[1]) if bitrate else None)
 
 
 def _shown_size(text: str) -> tuple[int, int]:

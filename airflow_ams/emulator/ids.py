@@ -35,4 +35,4 @@ def canonical_id(text: str, kind: str) -> str:
 
 def guid_of(identifier: str) -> str:
     """Return the last part of an identifier."""
-    return identifier.rsplit(":", 1)[1]
+    return identifier.rpartition(":")[2]

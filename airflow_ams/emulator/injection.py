@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from typing import Any
 
 from starlette.responses import Response
@@ -12,6 +11,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from airflow_ams.emulator.exchange import ADMIN_PREFIX, exchange_of
 from airflow_ams.emulator.faults import Fault, Faults
+from airflow_ams.emulator.refusals import refusal, surface_of
 
 _TRANSPORT = "airflow_ams.transport"
 _PAGE = (
@@ -103,15 +103,17 @@ async def _until_closed(receive: Receive) -> None:
 
 
 async def _answer(fault: Fault, scope: Scope, receive: Receive, send: Send) -> None:
-    root = f"{scope['scheme']}://{exchange_of(scope).host}/api/"
+    exchange = exchange_of(scope)
     if fault.kind == "status":
-        response = _status(fault)
+        response = _status(fault, exchange.path)
         if fault.reason is not None:
-            exchange_of(scope).status = fault.value
+            exchange.status = fault.value
             _send_raw(scope[_TRANSPORT], fault.reason, response)
             await _until_closed(receive)
             return
     elif fault.kind in ("redirect", "redirect_loop"):
+        root = f"{scope['scheme']}://{exchange.host}/"
+        root += "api/" if surface_of(exchange.path) == "v2" else ""
         location = fault.value if fault.kind == "redirect" else root
         response = Response(_PAGE, 301, {"Location": location}, "text/html")
     elif fault.kind == "html":
@@ -123,15 +125,13 @@ async def _answer(fault: Fault, scope: Scope, receive: Receive, send: Send) -> N
     await response(scope, receive, send)
 
 
-def _status(fault: Fault) -> Response:
-    headers = {} if fault.retry_after is None else {"Retry-After": fault.retry_after}
+def _status(fault: Fault, path: str) -> Response:
     if fault.body == "empty":
-        return Response(status_code=fault.value, headers=headers)
+        return Response(status_code=fault.value, headers=fault.headers)
     if fault.body == "html":
-        return Response(_PAGE, fault.value, headers, "text/html")
-    value = fault.reason or f"The request was refused with status {fault.value} by a fault rule."
-    error = {"code": "", "message": {"lang": "en-US", "value": value}}
-    return Response(json.dumps({"odata.error": error}), fault.value, headers, "application/json")
+        return Response(_PAGE, fault.value, fault.headers, "text/html")
+    text = fault.reason or f"The request was refused with status {fault.value} by a fault rule."
+    return refusal(path, fault.value, text, fault.headers)
 
 
 def _send_raw(transport: asyncio.Transport, reason: str, response: Response) -> None:

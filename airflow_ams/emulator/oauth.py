@@ -1,17 +1,19 @@
-"""Token endpoints: Access Control Service (ACS), and Entra in its two versions."""
+"""Token endpoints: Access Control Service (ACS), Entra in its two versions, and RMS."""
 
 from __future__ import annotations
 
+import json
 import time
 import uuid
 from urllib.parse import parse_qsl
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from airflow_ams.emulator.errors import NotAuthenticated
 from airflow_ams.emulator.exchange import exchange_of
+from airflow_ams.emulator.refusals import refusal
 from airflow_ams.emulator.service import Service
 from airflow_ams.emulator.tokens import ACS_SCOPE
 
@@ -24,6 +26,7 @@ def token_routes(service: Service) -> list[Route]:
     endpoints = TokenEndpoints(service)
     return [
         Route("/v2/OAuth2-13", endpoints.acs, methods=["POST"]),
+        Route("/auth/token", endpoints.rms, methods=["POST"]),
         Route("/{tenant}/oauth2/token", endpoints.entra_v1, methods=["POST"]),
         Route("/{tenant}/oauth2/v2.0/token", endpoints.entra_v2, methods=["POST"]),
         Route("/{tenant}/v2.0/" + _WELL_KNOWN, endpoints.discovery),
@@ -32,7 +35,7 @@ def token_routes(service: Service) -> list[Route]:
 
 
 class TokenEndpoints:
-    """Client credentials in, token out.
+    """Client credentials or an API key in, token out.
 
     :param service: knows the accounts and signs the tokens.
     """
@@ -89,6 +92,25 @@ class TokenEndpoints:
                 "access_token": token,
             }
         )
+
+    async def rms(self, request: Request) -> Response:
+        """Answer as RMS: an API key in JSON, and the bare token as text."""
+        exchange = exchange_of(request.scope)
+        try:
+            document = json.loads(await request.body())
+            subscription, key = document["subscriptionId"], document["apiKey"]
+        except (ValueError, KeyError, TypeError):
+            subscription = key = None
+        if not isinstance(subscription, str) or not isinstance(key, str):
+            text = "A JSON object with the texts subscriptionId and apiKey was expected."
+            return refusal(exchange.path, 400, text)
+        try:
+            account = self._tokens.account_with_key(subscription, key)
+        except NotAuthenticated as error:
+            # No source says which status it is.
+            return refusal(exchange.path, 401, str(error))
+        exchange.account = account
+        return PlainTextResponse(self._tokens.issue_rms(account))
 
     async def discovery(self, request: Request) -> Response:
         """Answer with the OpenID configuration; its endpoints point back to this server."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 
@@ -23,10 +24,19 @@ class Rung:
 
 @dataclass(frozen=True)
 class Ladder:
-    """A preset that makes MP4 files; *audio_kbps* is the bitrate of the stereo sound in each."""
+    """A preset that makes MP4 files.
+
+    :param rungs: the videos, largest first.
+    :param audio_kbps: the bitrate of the stereo sound in each.
+    :param below_source: whether no video gets a higher bitrate than the source has.
+    :param quality: the constant quality (x264's CRF) at which the rungs' bitrates are only limits; None
+        keeps to the bitrates.
+    """
 
     rungs: tuple[Rung, ...]
     audio_kbps: int = 128
+    below_source: bool = False
+    quality: int | None = None
 
 
 @dataclass(frozen=True)
@@ -79,6 +89,28 @@ PRESETS: dict[str, Ladder] = {
     "H264 Adaptive Bitrate MP4 Set 1080p": Ladder(_1080P, audio_kbps=96),
 }
 
+# One rung a size, for the presets that fit themselves to the source.
+_SIZES = (
+    Rung(1920, 1080, 6000),
+    Rung(1280, 720, 3400),
+    Rung(960, 540, 2250),
+    Rung(640, 360, 1000),
+    Rung(320, 180, 400),
+)
+# The built-in presets of v3 (REST reference, EncoderNamedPreset) as far as they are offered.
+# AdaptiveStreaming keeps what its documentation promises: no video is larger than the source or has a
+# higher bitrate; where the steps are is the emulator's choice. ContentAwareEncoding was a closed algorithm;
+# here it is the same ladder at constant quality, so that simple pictures get fewer bits, and the rungs'
+# bitrates are limits.
+BUILT_IN: dict[str, Ladder] = {
+    "AdaptiveStreaming": Ladder(_SIZES, below_source=True),
+    "ContentAwareEncoding": Ladder(_SIZES, below_source=True, quality=23),
+    "H264SingleBitrate720p": PRESETS["H264 Single Bitrate 720p"],
+    "H264SingleBitrate1080p": PRESETS["H264 Single Bitrate 1080p"],
+    "H264MultipleBitrate720p": PRESETS["H264 Multiple Bitrate 720p"],
+    "H264MultipleBitrate1080p": PRESETS["H264 Multiple Bitrate 1080p"],
+}
+
 _TIME = re.compile(r"\d+(?:\.\d+)?%|\d\d:[0-5]\d:[0-5]\d(?:\.\d+)?")
 _SIZE = re.compile(r"[1-9]\d{0,4}|[1-9]\d?%|100%")
 # What no file name has, or must not have: control characters, halves of characters, ways to other folders.
@@ -87,11 +119,12 @@ _MACROS = {"{Basename}", "{Index}", "{Extension}", "{Width}", "{Height}"}
 _PICTURES = {"PngImage": ("PngLayers", ".png"), "JpgImage": ("JpgLayers", ".jpg")}
 
 
-def fit(ladder: Ladder, width: int, height: int) -> list[Rung]:
+def fit(ladder: Ladder, width: int, height: int, kbps: int | None = None) -> list[Rung]:
     """Return the rungs to encode for a source of *width* x *height*: shape kept, never scaled up.
 
     A rung is a box that the picture has to fill in one direction. Rungs larger than the source are
-    left out; when all are, the smallest of them stays, at the size of the source.
+    left out; when all are, the smallest of them stays, at the size of the source. *kbps* is the source's
+    bitrate: a ladder that stays below it begins there, and loses the steps that would repeat it.
     """
     fitting = []
     for rung in ladder.rungs:
@@ -100,7 +133,11 @@ def fit(ladder: Ladder, width: int, height: int) -> list[Rung]:
             fitting.append(Rung(_even(width * scale), _even(height * scale), rung.kbps))
     if not fitting:
         fitting.append(Rung(_even(width), _even(height), ladder.rungs[-1].kbps))
-    return fitting
+    if not ladder.below_source or kbps is None:
+        return fitting
+    below = [Rung(rung.width, rung.height, max(1, min(rung.kbps, kbps))) for rung in fitting]
+    steps = [rung for before, rung in pairwise(below) if rung.kbps < before.kbps]
+    return [below[0], *steps]
 
 
 def read_configuration(text: str) -> Ladder | Thumbnails:
@@ -108,7 +145,7 @@ def read_configuration(text: str) -> Ladder | Thumbnails:
 
     :raises BadConfiguration: it does neither.
     """
-    for name, ladder in PRESETS.items():
+    for name, ladder in (PRESETS | BUILT_IN).items():
         if text.strip().lower() == name.lower():
             return ladder
     if not text.lstrip().startswith("{"):

@@ -12,48 +12,29 @@ Example::
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
 import secrets
-import select
 import shlex
-import shutil
-import signal
-import subprocess
-import sys
-import tempfile
-import threading
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from airflow_ams.emulator.settings import CONTROL_HEADER
+from airflow_ams.emulator.child import Child, EmulatorFailed
+from airflow_ams.emulator.connections import connections
+from airflow_ams.emulator.settings import APIS, CONTROL_HEADER
+from airflow_ams.emulator.tokens import PERSONAL_LIFETIME
 
 if TYPE_CHECKING:
     from requests import Response
 
-START_SECONDS = 20.0
-STOP_SECONDS = 5.0
-_ACCOUNTS_VARIABLE = "AIRFLOW_AMS_EMULATOR_ACCOUNTS"
+__all__ = ["Emulator", "EmulatorFailed"]
+
 _CONNECTION_LINE = "AIRFLOW_CONN_AMS_DEFAULT="
 _FRONT_LINE = "Front host: "
-
-
-class EmulatorFailed(RuntimeError):
-    """Raised when the child process did not start, or answered a request of the handle with an error.
-
-    :param message: what happened.
-    :param status: of the answer, None if there was none.
-    """
-
-    def __init__(self, message: str, status: int | None = None) -> None:
-        super().__init__(message)
-        self.status = status
 
 
 class Emulator:
@@ -62,10 +43,15 @@ class Emulator:
     It runs in its own process and listens on a free port of 127.0.0.1. At the end the process, the
     encodes that it runs, and its temporary files are gone, whatever happened in between.
 
-    :param account: name of the account; login of the connection.
-    :param key: its key; None makes a random one.
+    All services are served at the same time, with the same jobs and assets.
+
+    :param api: the service that `connection` leads to and whose form job ids have: ``v2``, ``arm``, ``rms``
+        or ``mkio``. The attribute of this name may be set at any time.
+    :param account: name of the account, and of the project of MK.IO; login of the connection.
+    :param key: its key, which is the API key of RMS, too; None makes a random one.
     :param other_accounts: more accounts, name to key; each sees only its own jobs and assets.
-    :param token_lifetime: seconds a token is good for; None means 21600 (ACS) and 3600 (Entra).
+    :param token_lifetime: seconds a token is good for; None means 21600 (ACS) and 3600 (Entra,
+        RMS). The personal token in the connection of MK.IO is good for a year whatever this says.
     :param units: encodes that run at the same time (1).
     :param media: folder whose files are assets from the start.
     :param data: folder of the state that survives a restart; None forgets all.
@@ -73,12 +59,13 @@ class Emulator:
     :param seed: makes fault rules with a rate repeatable.
     :param ssl_certfile: PEM certificate for 127.0.0.1; makes it speak https.
     :param ssl_keyfile: PEM key of the certificate.
-    :raises ValueError: an account has a name or key that cannot be passed on.
+    :raises ValueError: there is no such api, or an account has a name or key that cannot be passed on.
     :raises EmulatorFailed: it did not start within 20 seconds; the text holds what it said.
     """
 
     def __init__(
         self,
+        api: str = "v2",
         *,
         account: str = "emulator",
         key: str | None = None,
@@ -92,12 +79,15 @@ class Emulator:
         ssl_certfile: str | os.PathLike[str] | None = None,
         ssl_keyfile: str | os.PathLike[str] | None = None,
     ) -> None:
+        self.api = api
         self.account = account
         self.key = key if key is not None else secrets.token_urlsafe(24)
-        self.connection: dict[str, Any] = {}
+        self.connections: dict[str, dict[str, Any]] = {}
+        """The Airflow connection for each of ``v2``, ``arm``, ``rms`` and ``mkio``."""
+
         self.front_url: str | None = None
-        self._accounts = {account: self.key, **(other_accounts or {})}
-        if any(":" in name or "," in name + key for name, key in self._accounts.items()):
+        accounts = {account: self.key, **(other_accounts or {})}
+        if any(":" in name or "," in name + key for name, key in accounts.items()):
             raise ValueError("An account's name has neither ':' nor ',' in it, its key no ','.")
         self._verify: str | bool = str(ssl_certfile) if ssl_certfile else True
         options = {
@@ -110,11 +100,11 @@ class Emulator:
             "--ssl-certfile": ssl_certfile,
             "--ssl-keyfile": ssl_keyfile,
         }
-        self._arguments = [
+        arguments = [
             part for name, value in options.items() if value is not None for part in (name, str(value))
         ]
-        self._process: subprocess.Popen[bytes] | None = None
-        self._scratch = Path()
+        self._lines = 2 if front else 1
+        self._child = Child(arguments, accounts)
         self._token: str | None = None
 
     def __enter__(self) -> Emulator:
@@ -129,14 +119,30 @@ class Emulator:
         self.stop()
 
     @property
+    def api(self) -> str:
+        """The service that `connection` leads to, and whose form job ids have."""
+        return self._api_name
+
+    @api.setter
+    def api(self, name: str) -> None:
+        if name not in APIS:
+            raise ValueError(f"There is no api {name!r}; there are {', '.join(APIS)}.")
+        self._api_name = name
+
+    @property
+    def connection(self) -> dict[str, Any]:
+        """The Airflow connection for `api`."""
+        return self.connections[self.api]
+
+    @property
     def pid(self) -> int:
         """The child's process id, which is also that of the process group with its encodes."""
-        return self._child().pid
+        return self._child.pid
 
     @property
     def base_url(self) -> str:
         """The root of the v2 API, with a slash at the end."""
-        host: str = self.connection["host"]
+        host: str = self.connections["v2"]["host"]
         return host
 
     @property
@@ -146,94 +152,44 @@ class Emulator:
 
     @property
     def token_url(self) -> str:
-        """The token endpoint of the Access Control Service."""
-        url: str = self.connection["extra"]["token_url"]
+        """The token endpoint of the Access Control Service, for v2."""
+        url: str = self.connections["v2"]["extra"]["token_url"]
         return url
 
     def connection_json(self) -> str:
-        """Return the Airflow connection, for ``AIRFLOW_CONN_AMS_DEFAULT``."""
+        """Return the Airflow connection for `api`, for ``AIRFLOW_CONN_AMS_DEFAULT``."""
         return json.dumps(self.connection)
 
     def start(self) -> None:
         """Start the child and wait until it takes requests."""
-        self._scratch = Path(tempfile.mkdtemp(prefix="ams-emulator-"))
-        accounts = ",".join(f"{name}:{key}" for name, key in self._accounts.items())
-        # Keys travel in the environment: arguments can be read by everybody on the machine.
-        environment = {**os.environ, _ACCOUNTS_VARIABLE: accounts, "TMPDIR": str(self._scratch)}
-        command = [sys.executable, "-m", "airflow_ams.emulator", "--port", "0", "--until-stdin-closes"]
+        for line in self._child.start(self._lines):
+            if line.startswith(_CONNECTION_LINE):
+                self.connections = {"v2": json.loads(shlex.split(line.removeprefix(_CONNECTION_LINE))[0])}
+            elif line.startswith(_FRONT_LINE):
+                self.front_url = line.removeprefix(_FRONT_LINE).strip()
         try:
-            with (self._scratch / "stderr").open("wb") as stderr:
-                self._process = subprocess.Popen(
-                    command + self._arguments,
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=stderr,
-                    env=environment,
-                    start_new_session=True,
-                )
-            self._read_announcement()
+            certificate = self.connections["v2"]["extra"].get("verify")
+            token = self.personal_token()
         except BaseException:
             self.stop()
             raise
-
-    def _read_announcement(self) -> None:
-        lines_wanted = 2 if "--front-port" in self._arguments else 1
-        for line in self._lines(lines_wanted, time.monotonic() + START_SECONDS):
-            if line.startswith(_CONNECTION_LINE):
-                self.connection = json.loads(shlex.split(line.removeprefix(_CONNECTION_LINE))[0])
-            elif line.startswith(_FRONT_LINE):
-                self.front_url = line.removeprefix(_FRONT_LINE).strip()
-
-    def _lines(self, count: int, deadline: float) -> list[str]:
-        output = self._child().stdout
-        descriptor, text = output.fileno() if output else -1, b""
-        while text.count(b"\n") < count:
-            ready, _, _ = select.select([descriptor], [], [], max(0.0, deadline - time.monotonic()))
-            chunk = os.read(descriptor, 65536) if ready else b""
-            if not chunk:
-                what = "ended at once" if ready else f"was not ready within {START_SECONDS:g} seconds"
-                raise EmulatorFailed(f"The emulator {what}. It said:\n{self.stderr()}")
-            text += chunk
-        return text.decode().splitlines()
+        self.connections = connections(self.url, self.account, self.key, token, certificate)
 
     def stop(self) -> None:
-        """Stop the child, kill what is left of its process group, and remove its temporary files.
-
-        Ctrl-C does not cut this short: it takes a few seconds at most, and nothing is to be left.
-        """
-        with _no_interrupt():
-            self._clean_up()
-
-    def _clean_up(self) -> None:
-        process, self._process = self._process, None
-        if process is not None:
-            process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(STOP_SECONDS)
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            for pipe in (process.stdin, process.stdout):
-                if pipe is not None:
-                    pipe.close()
-        shutil.rmtree(self._scratch, ignore_errors=True)
+        """Stop the child, kill what is left of its process group, and remove its temporary files."""
+        self._child.stop()
         self._token = None
 
     def stderr(self) -> str:
         """Return what the child has logged."""
-        return (self._scratch / "stderr").read_text(encoding="utf-8", errors="replace")
-
-    def _child(self) -> subprocess.Popen[bytes]:
-        if self._process is None:
-            raise EmulatorFailed("The emulator is not running.")
-        return self._process
+        return self._child.stderr()
 
     def upload(self, path: str | os.PathLike[str], name: str | None = None) -> str:
         """Make an asset of a file, over HTTP as any client would.
 
         :param path: the file.
         :param name: name of the asset; None takes the file's.
-        :returns: the asset's identifier.
+        :returns: the asset's identifier in v2; `asset_name` has the name that it has elsewhere.
         """
         file = Path(path)
         asset_id: str = self._create("Assets", Name=name or file.name)["Id"]
@@ -243,24 +199,54 @@ class Emulator:
             self._send("PUT", _file_url(locator, file.name), data=stream, headers=headers)
         return asset_id
 
-    def submit_scripted(self, name: str = "scripted", **script: Any) -> str:
+    def asset_name(self, asset_id: str) -> str:
+        """Return what an asset of v2, for instance one that was uploaded, is called in the other services."""
+        return f"asset-{asset_id.rpartition(':')[2]}"
+
+    def create_transform(self, name: str, *, preset: str) -> None:
+        """Make a transform, over HTTP as any client would.
+
+        :param name: what jobs name it by.
+        :param preset: name of a built-in preset, for instance ``AdaptiveStreaming``.
+        """
+        kind = "#Microsoft.Media.BuiltInStandardEncoderPreset"
+        output = {"preset": {"@odata.type": kind, "presetName": preset}}
+        url = f"{self.url}api/v1/projects/{quote(self.account)}/media/transforms/{quote(name)}"
+        token = self.connections["mkio"]["password"]
+        headers = {"Authorization": f"Bearer {token}"}
+        self._send("PUT", url, json={"properties": {"outputs": [output]}}, headers=headers)
+
+    def submit_scripted(
+        self,
+        name: str = "scripted",
+        *,
+        transform: str | None = None,
+        job_name: str | None = None,
+        **script: Any,
+    ) -> str:
         """Make a job that follows a script.
 
-        :param name: name of the job.
-        :param script: the keys of the script, all optional: ``states``, ``tasks``, ``error``,
-            ``appear_after``, ``vanish_after``, ``canceling``, ``outputs``.
-        :returns: the job's identifier.
+        :param name: name of the job in v2.
+        :param transform: the transform that it belongs to in the other services; None means ``Scripted``.
+        :param job_name: its name there; None makes one.
+        :param script: the keys of the script, all optional: ``states``, ``tasks``, ``error``, ``on_error``,
+            ``appear_after``, ``vanish_after``, ``canceling``, ``outputs``; times in it are seconds.
+        :returns: the job's identifier in the form of `api`: ``nb:jid:…`` for v2, else ``transform/job``.
         """
-        job_id: str = self._admin("POST", "jobs", {"name": name, "script": script}).json()["id"]
-        return job_id
+        called = {"transform": transform, "job_name": job_name}
+        document = {key: value for key, value in called.items() if value is not None}
+        job = self._admin("POST", "jobs", {"name": name, "script": script, **document}).json()
+        return str(job["id"] if self.api == "v2" else f"{job['transform']}/{job['job_name']}")
 
     def download_outputs(self, job_id: str, folder: str | os.PathLike[str]) -> list[Path]:
         """Download the files of all output assets of a job through read locators.
 
+        :param job_id: in the form of `api`.
+        :param folder: where to; it is made if need be.
         :returns: the files, in *folder*; one whose name is taken goes into a folder of its asset's name.
         """
         paths: list[Path] = []
-        for asset in self._list(f"Jobs('{job_id}')/OutputMediaAssets"):
+        for asset in self._list(f"Jobs('{self._v2_id(job_id)}')/OutputMediaAssets"):
             locator = self._locator(asset["Id"], permissions=1)
             for file in self._list(f"Assets('{asset['Id']}')/Files"):
                 path = Path(folder) / file["Name"]
@@ -271,6 +257,41 @@ class Emulator:
                 paths.append(path)
         return paths
 
+    def _v2_id(self, job_id: str) -> str:
+        if self.api == "v2":
+            return job_id
+        transform, _, job_name = job_id.partition("/")
+        query = f"transform={quote(transform)}&job_name={quote(job_name)}"
+        return str(self._admin("GET", f"jobs?{query}").json()["id"])
+
+    def personal_token(
+        self, capabilities: Sequence[str] | None = None, lifetime: float = PERSONAL_LIFETIME
+    ) -> str:
+        """Return a personal token of MK.IO.
+
+        :param capabilities: what it may do, for instance ``ams.job.get``; None gives full access.
+        :param lifetime: seconds; a year if left out.
+        """
+        document = {"capabilities": capabilities, "lifetime": lifetime}
+        return str(self._admin("POST", "tokens", document).json()["token"])
+
+    def expire_api_key(self) -> None:
+        """Let RMS refuse the API key from now on, with 401; the tokens that it has given out stay good."""
+        self._admin("PUT", "api-key", {"expired": True})
+
+    def renew_api_key(self) -> None:
+        """Let RMS take the API key again."""
+        self._admin("PUT", "api-key", {"expired": False})
+
+    def limit(self, **limits: Any) -> None:
+        """Set how much the services give at once, and forget what was used of it.
+
+        :param limits: ``page_size``, entities on a page of ARM, RMS and MK.IO (1000); ``arm_reads``, an
+            object with ``bucket``, GETs at once (12000), and ``per_second``, GETs in each second on top of
+            that (3.34); ``mkio_gets_per_minute`` (2000). What is left out stays; `reset` puts all back.
+        """
+        self._admin("PUT", "limits", limits)
+
     def inject(self, *rules: Mapping[str, Any]) -> None:
         """Put fault rules in force, instead of those before; see `airflow_ams.emulator.faults`."""
         self._admin("PUT", "faults", list(rules))
@@ -280,7 +301,10 @@ class Emulator:
         self._admin("DELETE", "faults")
 
     def advance(self, seconds: float) -> None:
-        """Move the emulator's clock on; scripted jobs and tokens follow it, real encodes do not."""
+        """Move the emulator's clock on; scripted jobs, tokens and limits follow it, real encodes do not.
+
+        :param seconds: how far, 0 or more.
+        """
         self._admin("POST", "clock", {"advance": seconds})
 
     def freeze(self) -> None:
@@ -294,7 +318,8 @@ class Emulator:
     def requests(self, path_regex: str | None = None) -> list[dict[str, Any]]:
         """Return the requests so far, oldest first.
 
-        :param path_regex: searched in the decoded path, which is relative to ``/api/``.
+        :param path_regex: searched in the decoded path, which is relative to ``/api/``, and to the root for
+            ARM, RMS and the token endpoints; None finds all.
         :returns: Of each: ``method``, ``path``, ``query``, ``host``, ``time``, ``client_request_id``,
             ``account``, ``status``.
         """
@@ -306,7 +331,7 @@ class Emulator:
         self._admin("DELETE", "requests")
 
     def reset(self) -> None:
-        """Forget jobs, assets, faults and requests, and put the clock right."""
+        """Forget jobs, assets, faults and requests, and put clock, limits and the API key right."""
         self._admin("POST", "reset")
 
     def _admin(self, method: str, name: str, document: Any = None) -> Response:
@@ -352,20 +377,6 @@ class Emulator:
             text = f"{method} {where} failed ({response.status_code}): {response.text}"
             raise EmulatorFailed(text, response.status_code)
         return response
-
-
-@contextlib.contextmanager
-def _no_interrupt() -> Iterator[None]:
-    """Ignore SIGINT; in another thread than the main one, which alone gets it, do nothing."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        # None stands for a handler that was not set by Python, and that Python cannot set.
-        signal.signal(signal.SIGINT, signal.SIG_DFL if before is None else before)
 
 
 def _file_url(locator: Mapping[str, Any], name: str) -> str:

@@ -33,7 +33,8 @@ def ams_emulator_process() -> Iterator[Emulator]:
 
 @pytest.fixture
 def ams_emulator(ams_emulator_process: Emulator, monkeypatch: pytest.MonkeyPatch) -> Emulator:
-    """Return an empty media service, to which the connection ``ams_default`` leads during the test."""
+    """Return an empty media service, to which the connection ``ams_default`` leads during the test, in v2."""
     ams_emulator_process.reset()
+    ams_emulator_process.api = "v2"
     monkeypatch.setenv("AIRFLOW_CONN_AMS_DEFAULT", ams_emulator_process.connection_json())
     return ams_emulator_process

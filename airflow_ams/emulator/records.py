@@ -9,8 +9,12 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any, TypedDict
 
+from airflow_ams.emulator.ids import guid_of
+
 MEDIA_ENCODER_STANDARD = "nb:mpid:UUID:ff4df607-d419-42f0-bc17-a481b1331e56"
 SCRIPTED = "nb:mpid:UUID:5c819ed0-0000-4000-8000-a1f10a35c819"
+# The transforms of jobs that were not made over v3.
+SCRIPTED_TRANSFORM, OTHERS_TRANSFORM = "Scripted", "v2"
 
 
 class State(IntEnum):
@@ -28,11 +32,19 @@ class State(IntEnum):
 FINAL = frozenset({State.Finished, State.Error, State.Canceled})
 
 
-class Failure(TypedDict):
-    """One entry of a task's ErrorDetails."""
+class Reason(TypedDict):
+    """A code and its text."""
 
     code: str
     message: str
+
+
+class Failure(Reason, total=False):
+    """One entry of a task's ErrorDetails; what is not required is shown by v3 only."""
+
+    category: str
+    retry: str
+    details: list[Reason]
 
 
 class Event(TypedDict):
@@ -53,8 +65,27 @@ class Record:
 
 
 @dataclass
+class Transform(Record):
+    """What v3 jobs are made of: `outputs` are the documents with the presets, as they were sent."""
+
+    name: str
+    modified: float
+    description: str | None = None
+    outputs: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass
 class Job(Record):
-    """A job; `script` is the document of a scripted one, else None."""
+    """A job.
+
+    :param script: the document of a scripted one, else None.
+    :param transform: what it is a job of, in v3; those of other dialects get one that tells so.
+    :param job_name: its name among the jobs of that transform.
+    :param patched: when v3 changed it, the only thing that moves its lastModified.
+    :param description: as v3 set it.
+    :param correlation: its correlationData.
+    :param input: the document as v3 sent it.
+    """
 
     name: str
     modified: float
@@ -66,11 +97,27 @@ class Job(Record):
     script: dict[str, Any] | None = None
     inputs: list[str] = field(default_factory=list)
     tasks: list[str] = field(default_factory=list)
+    transform: str = ""
+    job_name: str = ""
+    patched: float | None = None
+    description: str | None = None
+    correlation: dict[str, str] | None = None
+    input: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        self.transform = self.transform or (OTHERS_TRANSFORM if self.script is None else SCRIPTED_TRANSFORM)
+        self.job_name = self.job_name or guid_of(self.id)
 
 
 @dataclass
 class Task(Record):
-    """One step of a job, in the order in which the steps run."""
+    """One step of a job, in the order in which the steps run; what v3 calls an output of the job.
+
+    :param url: where the input is, instead of in an asset.
+    :param label: what v3 calls it.
+    :param tolerated: whether its failure does not count for the job (``onError: ContinueJob``).
+    :param preset_override: the document that v3 sent instead of the transform's preset.
+    """
 
     job: str
     position: int
@@ -88,17 +135,30 @@ class Task(Record):
     events: list[Event] = field(default_factory=list)
     inputs: list[str] = field(default_factory=list)
     outputs: list[str] = field(default_factory=list)
+    url: str | None = None
+    label: str = ""
+    tolerated: bool = False
+    preset_override: dict[str, Any] | None = None
 
 
 @dataclass
 class Asset(Record):
-    """A folder of files; `job` is the job that makes it, None for one that was uploaded."""
+    """A folder of files.
+
+    :param job: the job that makes it, None for one that was uploaded.
+    :param asset_name: what v3 calls it; names are unique there.
+    """
 
     name: str
     modified: float
     alternate_id: str | None = None
     options: int = 0
     job: str | None = None
+    asset_name: str = ""
+    description: str | None = None
+
+    def __post_init__(self) -> None:
+        self.asset_name = self.asset_name or f"asset-{guid_of(self.id)}"
 
 
 @dataclass

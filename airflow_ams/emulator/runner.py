@@ -7,10 +7,12 @@ import logging
 import shutil
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Protocol
 
 from airflow_ams.emulator.assets import Assets
 from airflow_ams.emulator.clock import Clock
+from airflow_ams.emulator.download import DownloadFailed, download, name_in
 from airflow_ams.emulator.encoder import EncodeFailed, OnProgress
 from airflow_ams.emulator.records import FINAL, Event, Failure, Job, State, Task
 from airflow_ams.emulator.store import Store
@@ -112,7 +114,7 @@ class Runner:
         failed = go_on = False
         for task in tasks:
             if task.state in FINAL:
-                failed = failed or task.state == State.Error
+                failed = failed or _counts_as_failed(task)
                 continue
             if failed and not go_on:
                 self._end_task(task, State.Canceled)
@@ -121,25 +123,36 @@ class Runner:
                 await self._encode(task)
                 self._end_task(task, State.Finished)
             except EncodeFailed as error:
-                failed, go_on = True, bool(task.options & DO_NOT_CANCEL_ON_FAILURE)
                 self._fail_task(task, error.code, error.message)
+                go_on = bool(task.options & DO_NOT_CANCEL_ON_FAILURE)
             except Exception as error:
                 # For instance the output asset was deleted; the job must end all the same.
                 logger.exception("Task %s failed.", task.id)
-                failed, go_on = True, False
+                go_on = False
                 # The text of an OSError has a path of this machine in it.
                 reason = error.strerror if isinstance(error, OSError) else None
                 self._fail_task(task, "ErrorProcessingTask", reason or str(error))
+            failed = failed or _counts_as_failed(task)
         self._end(job, State.Error if failed else State.Finished)
 
     async def _encode(self, task: Task) -> None:
-        if len(task.inputs) != 1:
-            raise EncodeFailed("ErrorParsingConfiguration", "This encoder takes one input asset a task.")
-        source, name = self._input_of(task.inputs[0])
         task.state, task.started = State.Processing, task.started or self._clock.now()
         task.events.append(Event(code="Processing", message="", at=self._clock.now()))
         self._store.put(task)
+        if task.url is None:
+            if len(task.inputs) != 1:
+                raise EncodeFailed("ErrorParsingConfiguration", "This encoder takes one input asset a task.")
+            await self._encode_file(task, *self._input_of(task.inputs[0]))
+            return
+        with TemporaryDirectory(prefix="airflow-ams-input-", ignore_cleanup_errors=True) as folder:
+            source = Path(folder) / "input"
+            try:
+                await download(task.url, source)
+            except DownloadFailed as error:
+                raise EncodeFailed("ErrorDownloadingInputAssetServiceFailure", str(error)) from None
+            await self._encode_file(task, source, name_in(task.url))
 
+    async def _encode_file(self, task: Task, source: Path, name: str) -> None:
         def on_progress(percent: float) -> None:
             # 100 is said when the files are recorded; a repeated encode does not take anything back.
             task.progress = max(task.progress, round(min(percent, 99.9), 1))
@@ -205,3 +218,8 @@ class Runner:
             if task is not None and task.state not in FINAL:
                 self._end_task(task, State.Canceled)
         self._end(job, State.Canceled)
+
+
+def _counts_as_failed(task: Task) -> bool:
+    """Tell whether a task that has ended makes its job fail."""
+    return task.state == State.Error and not task.tolerated

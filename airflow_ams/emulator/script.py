@@ -9,7 +9,9 @@ from typing import Any
 from airflow_ams.emulator.errors import InvalidRequest
 from airflow_ams.emulator.records import FINAL, Event, Failure, Job, State, Task
 
-_KEYS = {"states", "tasks", "error", "appear_after", "vanish_after", "canceling", "outputs"}
+_KEYS = {"states", "tasks", "error", "on_error", "appear_after", "vanish_after", "canceling", "outputs"}
+_ERROR_TEXTS = {"code", "message", "category", "retry"}
+_ON_ERROR = ("StopProcessingJob", "ContinueJob")
 _DEFAULT_FAILURE = Failure(code="ErrorProcessingTask", message="The script says that this task fails.")
 _EVENT_NAMES = {int(state): state.name for state in State} | {0: "WaitingForFreeResources"}
 _BILLING = '{"BillingUnits": 0}'
@@ -51,6 +53,7 @@ class Script:
     :param steps: the states one after another; the last one stays.
     :param tasks: number of tasks; they run one after another.
     :param failures: one for each task that fails, from the first task on.
+    :param goes_on: whether a job in which tasks fail goes on, and can finish.
     :param appear_after: how long the job is not there yet.
     :param vanish_after: when the service forgets it; None never.
     :param canceling: how long a cancel takes.
@@ -60,6 +63,7 @@ class Script:
     steps: tuple[Step, ...]
     tasks: int = 1
     failures: tuple[Failure, ...] = ()
+    goes_on: bool = False
     appear_after: float = 0.0
     vanish_after: float | None = None
     canceling: float = 0.0
@@ -111,7 +115,7 @@ class Script:
         started, ended = moment.started, moment.ended
         if task.position > 0:
             started = self._reached_at(job.created, task.position) if progress > 0 else None
-        if state == State.Finished:
+        if state == State.Finished or (state == State.Error and self.goes_on):
             ended = self._reached_at(job.created, task.position + 1) or ended
         return replace(
             task,
@@ -134,15 +138,18 @@ class Script:
         return None
 
     def _task_outcome(self, state: int, progress: float, position: int) -> tuple[int, list[Failure]]:
+        fails = position < len(self.failures)
         if state == State.Error:
-            if position < len(self.failures):
+            if fails:
                 return State.Error, [self.failures[position]]
             return (State.Finished if progress == 100 else State.Canceled), []
         if state == State.Processing and self.tasks > 1:
             if progress == 0 and position > 0:
                 return State.Queued, []
             if progress == 100:
-                return State.Finished, []
+                state = State.Finished
+        if state == State.Finished and fails:
+            return State.Error, [self.failures[position]]
         return state, []
 
 
@@ -151,9 +158,9 @@ def _events(moment: Moment, failures: list[Failure]) -> list[Event]:
     for state, at in moment.passed:
         name = _EVENT_NAMES.get(state, str(state))
         events.append(Event(code=name, message="" if events else None, at=at))
-        if state == State.Error and failures:
+        if state in (State.Error, State.Finished) and failures:
             events[-1] = Event(code=failures[0]["code"], message=failures[0]["message"], at=at)
-        if state == State.Finished:
+        elif state == State.Finished:
             events.append(Event(code="TaskBillingInformationAdded", message=_BILLING, at=at))
     return events
 
@@ -163,7 +170,9 @@ def read_script(document: Any) -> Script:
 
     Example: ``{"states": [{"state": "Processing", "seconds": 10, "progress": [0, 100]}, "Finished"]}``.
     A state is a name or any integer, so that states which no client knows can be tried; a last state
-    that is not final is a job that is stuck.
+    that is not final is a job that is stuck. An ``error`` (or a list of them, one a task) has ``code`` and
+    ``message``, and for v3 ``category``, ``retry`` and ``details``, a list of code and message. With
+    ``"on_error": "ContinueJob"`` the job finishes all the same, with the tasks that have an error in Error.
 
     :raises InvalidRequest: the document is no script; the text says what is wrong with it.
     """
@@ -177,19 +186,24 @@ def read_script(document: Any) -> Script:
     failures = _read_failures(document.get("error"))
     if len(failures) > tasks:
         raise InvalidRequest(f"There are {len(failures)} errors, but only {tasks} task(s).")
-    last = "Error" if failures else "Finished"
-    working = {"state": "Processing", "seconds": 5, "progress": [0, 50 if failures else 100]}
+    goes_on = _read_on_error(document)
+    fails = bool(failures) and not goes_on
+    last = "Error" if fails else "Finished"
+    working = {"state": "Processing", "seconds": 5, "progress": [0, 50 if fails else 100]}
     default = [{"state": "Queued", "seconds": 1}, working, {"state": last}]
     steps = _read_steps(document.get("states", default))
+    if goes_on and steps[-1].state == State.Error:
+        raise InvalidRequest("With 'on_error' ContinueJob the last state is not Error.")
     if steps[-1].state == State.Error:
         failures = failures or (_DEFAULT_FAILURE,)
-    elif failures:
+    elif fails:
         raise InvalidRequest("There is an 'error', but the last state is not Error.")
     vanish_after = document.get("vanish_after")
     return Script(
         steps=steps,
         tasks=tasks,
         failures=failures,
+        goes_on=goes_on,
         appear_after=_seconds(document.get("appear_after", 0), "appear_after"),
         vanish_after=None if vanish_after is None else _seconds(vanish_after, "vanish_after"),
         canceling=_seconds(document.get("canceling", 0), "canceling"),
@@ -238,17 +252,39 @@ def _read_state(value: Any) -> int:
     raise InvalidRequest(f"Unknown state {value!r}: use an integer or one of {', '.join(State.__members__)}.")
 
 
+def _read_on_error(document: dict[str, Any]) -> bool:
+    value = document.get("on_error", _ON_ERROR[0])
+    if value not in _ON_ERROR:
+        raise InvalidRequest(f"'on_error' is one of {', '.join(_ON_ERROR)}, not {value!r}.")
+    return bool(value == "ContinueJob")
+
+
 def _read_failures(document: Any) -> tuple[Failure, ...]:
     if document is None:
         return ()
-    failures = []
-    for entry in document if isinstance(document, list) else [document]:
-        if not isinstance(entry, dict) or not all(isinstance(entry.get(key), str) for key in entry):
-            raise InvalidRequest(f"'error' is an object with code and message (or a list), not {entry!r}.")
-        if unknown := sorted(set(entry) - {"code", "message"}):
-            raise InvalidRequest(f"'error' has no key '{unknown[0]}'; its keys are code, message.")
-        failures.append(Failure(**{**_DEFAULT_FAILURE, **entry}))
-    return tuple(failures)
+    return tuple(map(_read_failure, document if isinstance(document, list) else [document]))
+
+
+def _read_failure(entry: Any) -> Failure:
+    if not isinstance(entry, dict):
+        raise InvalidRequest(f"'error' is an object with code and message (or a list), not {entry!r}.")
+    known = _ERROR_TEXTS | {"details"}
+    if unknown := sorted(set(entry) - known):
+        raise InvalidRequest(f"'error' has no key '{unknown[0]}'; its keys are {', '.join(sorted(known))}.")
+    if not all(isinstance(entry[key], str) for key in _ERROR_TEXTS & set(entry)):
+        raise InvalidRequest(f"'error' has texts as {', '.join(sorted(_ERROR_TEXTS))}, not {entry!r}.")
+    details = entry.get("details", [])
+    if not isinstance(details, list) or not all(map(_is_detail, details)):
+        raise InvalidRequest(f"The 'details' of an error are a list of code and message, not {details!r}.")
+    return Failure(**{**_DEFAULT_FAILURE, **entry})
+
+
+def _is_detail(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and set(value) == {"code", "message"}
+        and all(isinstance(text, str) for text in value.values())
+    )
 
 
 def _read_outputs(documents: Any) -> tuple[OutputFile, ...]:

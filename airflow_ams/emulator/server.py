@@ -18,21 +18,27 @@ from typing import Any
 import uvicorn
 
 from airflow_ams.emulator.app import create_app
+from airflow_ams.emulator.connections import connections
 from airflow_ams.emulator.injection import OpenProtocol
 from airflow_ams.emulator.service import Service
 from airflow_ams.emulator.settings import Settings
+from airflow_ams.emulator.tokens import PERSONAL_LIFETIME
 
 CONNECTION_VARIABLE = "AIRFLOW_CONN_AMS_DEFAULT"
 FRONT_LINE = "Front host: "
 
 
-def connection(settings: Settings, root: str) -> dict[str, Any]:
-    """Return the Airflow connection of the first account; *root* is the emulator's URL."""
+def connection(service: Service, root: str) -> dict[str, Any]:
+    """Return the Airflow connection of the first account, for the dialect that the settings name.
+
+    :param service: has the account, and gives a token for it.
+    :param root: the emulator's URL.
+    """
+    settings = service.settings
     account, key = next(iter(settings.accounts.items()))
-    extra: dict[str, Any] = {"token_url": f"{root}v2/OAuth2-13"}
-    if settings.ssl_certfile:
-        extra["verify"] = str(settings.ssl_certfile.resolve())
-    return {"conn_type": "ams", "host": f"{root}api/", "login": account, "password": key, "extra": extra}
+    token = service.tokens.issue_personal(account, None, PERSONAL_LIFETIME)
+    certificate = str(settings.ssl_certfile.resolve()) if settings.ssl_certfile else None
+    return connections(root, account, key, token, certificate)[settings.api]
 
 
 def run(settings: Settings, *, until_stdin_closes: bool = False) -> None:
@@ -67,7 +73,7 @@ def run(settings: Settings, *, until_stdin_closes: bool = False) -> None:
             ssl_certfile=settings.ssl_certfile,
             ssl_keyfile=settings.ssl_keyfile,
         )
-        server = _Server(config, service.settings, until_stdin_closes=until_stdin_closes)
+        server = _Server(config, service, until_stdin_closes=until_stdin_closes)
         # uvicorn stops on these and then raises them again for the handlers from before.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: None)
@@ -77,9 +83,9 @@ def run(settings: Settings, *, until_stdin_closes: bool = False) -> None:
 class _Server(uvicorn.Server):
     """uvicorn, which tells when it takes requests."""
 
-    def __init__(self, config: uvicorn.Config, settings: Settings, *, until_stdin_closes: bool) -> None:
+    def __init__(self, config: uvicorn.Config, service: Service, *, until_stdin_closes: bool) -> None:
         super().__init__(config)
-        self._settings = settings
+        self._service = service
         self._until_stdin_closes = until_stdin_closes
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -87,7 +93,7 @@ class _Server(uvicorn.Server):
         if self._until_stdin_closes:
             asyncio.get_running_loop().add_reader(sys.stdin, self._parent_gone)
         roots = [self._root(one.getsockname()[1]) for one in sockets or []]
-        document = json.dumps(connection(self._settings, roots[0]))
+        document = json.dumps(connection(self._service, roots[0]))
         sys.stdout.write(f"{CONNECTION_VARIABLE}={shlex.quote(document)}\n")
         for front in roots[1:]:
             sys.stdout.write(f"{FRONT_LINE}{front}api/\n")
@@ -99,9 +105,9 @@ class _Server(uvicorn.Server):
             self.should_exit = True
 
     def _root(self, port: int) -> str:
-        host = self._settings.host
+        host = self._service.settings.host
         host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
-        return f"{self._settings.scheme}://{host}:{port}/"
+        return f"{self._service.settings.scheme}://{host}:{port}/"
 
 
 def _folder(settings: Settings, stack: ExitStack) -> Path:

@@ -13,6 +13,7 @@ from airflow_ams.emulator.encoder import Encoder
 from airflow_ams.emulator.exchange import RequestLog
 from airflow_ams.emulator.faults import Faults, read_fault_file
 from airflow_ams.emulator.jobs import JobRequest, Jobs
+from airflow_ams.emulator.limits import Limits
 from airflow_ams.emulator.records import Job
 from airflow_ams.emulator.runner import Runner
 from airflow_ams.emulator.settings import DEFAULT_ACCOUNT, Settings
@@ -39,6 +40,7 @@ class Service:
         self.tokens = Tokens(settings.accounts, secret, self.clock, settings.token_lifetime)
         self.assets = Assets(self.store, self._blobs, secret, self.clock)
         self.jobs = Jobs(self.store, self.assets, self.clock)
+        self.limits = Limits(self.clock)
         self.log = RequestLog()
         self.faults = Faults(settings.seed)
         if settings.faults is not None:
@@ -73,13 +75,15 @@ class Service:
         self.store.remember("clock", {"offset": self.clock.offset, "frozen_at": self.clock.frozen_at})
 
     async def reset(self) -> None:
-        """Forget jobs, assets, faults and the log, and put the clock right; tokens stay good."""
+        """Forget jobs, assets, faults and the log, put clock and limits right; tokens stay good."""
         await self.runner.stop()
         self.store.clear()
         self.jobs.forget()
         self.faults.replace([])
         self.log.clear()
         self.clock.reset()
+        self.limits.reset()
+        self.tokens.api_keys_expired = False
         self.keep_clock()
         shutil.rmtree(self._blobs, ignore_errors=True)
         self._blobs.mkdir(exist_ok=True)

@@ -10,6 +10,10 @@ from pathlib import Path
 ACCOUNTS_VARIABLE = "AIRFLOW_AMS_EMULATOR_ACCOUNTS"
 DEFAULT_ACCOUNT = "emulator"
 DEFAULT_PORT = 8765
+# Where accounts are in the ARM paths, and the dialects by their names in an Airflow connection.
+SUBSCRIPTION = "00000000-0000-4000-8000-0000000000a5"
+RESOURCE_GROUP = "emulator"
+APIS = ("v2", "arm", "rms", "mkio")
 # Requests to the controls under /_emulator/ carry it.
 CONTROL_HEADER = "X-AMS-Emulator"
 
@@ -22,12 +26,13 @@ class Settings:
     :param host: address to listen on.
     :param port: port to listen on; 0 picks a free one.
     :param front_port: port of the global front host that answers 301; 0 picks one, None has none.
-    :param token_lifetime: seconds a token is good for; None means 21600 (ACS) and 3600 (Entra).
+    :param token_lifetime: seconds a token is good for; None means 21600 (ACS) and 3600 (Entra, RMS).
     :param units: encodes that run at the same time; the rest stay Queued.
     :param media: folder whose files are assets of every account.
     :param data: folder of the state that survives a restart; None keeps it in memory.
     :param faults: the fault rules to start with, as read from a file.
     :param seed: makes faults that come at a *rate* repeatable.
+    :param api: the dialect whose connection is printed; all of them are served.
     :param ssl_certfile: PEM certificate; makes the emulator speak https.
     :param ssl_keyfile: PEM key of that certificate, if it is not in the same file.
     """
@@ -42,6 +47,7 @@ class Settings:
     data: Path | None = None
     faults: Path | None = None
     seed: int | None = None
+    api: str = "v2"
     ssl_certfile: Path | None = None
     ssl_keyfile: Path | None = None
 

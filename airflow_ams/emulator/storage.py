@@ -14,8 +14,8 @@ from starlette.routing import Route
 
 from airflow_ams.emulator.assets import READ, WRITE, check_file_name
 from airflow_ams.emulator.errors import EmulatorError, InvalidRequest, NotAllowed, NotFound, NotOffered
+from airflow_ams.emulator.odata import as_datetime
 from airflow_ams.emulator.service import Service
-from airflow_ams.emulator.v2.edm import as_datetime
 
 _XML = '<?xml version="1.0" encoding="utf-8"?>'
 # Status and error codes (public documentation of the Blob service).
@@ -79,10 +79,10 @@ class Storage:
         raise NotFound("The specified blob does not exist.")
 
     def _open(self, request: Request, permission: int) -> str:
-        query = request.query_params
-        return self._service.assets.open_with(
-            request.path_params["container"], query.get("si", ""), query.get("sig", ""), permission
-        )
+        query, container = request.query_params, request.path_params["container"]
+        if "si" not in query:
+            return self._service.assets.open_shared(container, query, permission)
+        return self._service.assets.open_with(container, query["si"], query.get("sig", ""), permission)
 
 
 async def _receive(request: Request, target: Path) -> None:

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any, TypeVar
 
-from airflow_ams.emulator.records import AccessPolicy, Asset, AssetFile, Job, Locator, Record, Task
+from airflow_ams.emulator.records import AccessPolicy, Asset, AssetFile, Job, Locator, Record, Task, Transform
 
 R = TypeVar("R", bound=Record)
 
 _KINDS: dict[str, type[Record]] = {
-    kind.__name__: kind for kind in (Job, Task, Asset, AssetFile, AccessPolicy, Locator)
+    kind.__name__: kind for kind in (Job, Task, Transform, Asset, AssetFile, AccessPolicy, Locator)
 }
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS record (

@@ -126,6 +126,23 @@ def start(*arguments: str, **environment: str) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.parametrize("api", ["arm", "rms", "mkio"])
+def test_command_prints_the_connection_of_each_service(api: str) -> None:
+    """With ``--api`` the connection leads to that service: the secret in it is one that the service takes."""
+    process = start("--port", "0", "--api", api, AIRFLOW_AMS_EMULATOR_ACCOUNTS="me:k/ey")
+    try:
+        connection = announced(process)
+    finally:
+        process.terminate()
+        process.communicate(timeout=20)
+    assert (connection["conn_type"], connection["extra"]["api"]) == ("ams", api)
+    assert urlsplit(connection["host"]).path == "/"
+    if api == "mkio":
+        assert (connection["extra"]["project"], connection["password"].count(".")) == ("me", 2)
+    else:
+        assert (connection["extra"]["account_name"], connection["password"]) == ("me", "k/ey")
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_command_prints_the_connection_and_stops_on_signals(tmp_path: Path, number: signal.Signals) -> None:
     """The command prints the connection when it is ready, logs requests, and ends with 0 on a signal."""
@@ -190,7 +207,7 @@ def test_interrupt_does_not_cut_the_end_short(monkeypatch: pytest.MonkeyPatch, i
     handler = signal.getsignal(signal.SIGINT)
     ams = Emulator()
     ams.start()
-    scratch, process = ams._scratch, psutil.Process(ams.pid)
+    scratch, process = ams._child.scratch, psutil.Process(ams.pid)
     terminate = subprocess.Popen.terminate
 
     def interrupted(child: subprocess.Popen[bytes]) -> None:
@@ -215,7 +232,7 @@ def test_child_ends_with_its_parent() -> None:
     """A child whose parent dies without a word ends by itself."""
     script = (
         "from airflow_ams.emulator.process import Emulator\nimport os\n"
-        "ams = Emulator()\nams.start()\nprint(ams.pid, ams._scratch, flush=True)\nos._exit(1)"
+        "ams = Emulator()\nams.start()\nprint(ams.pid, ams._child.scratch, flush=True)\nos._exit(1)"
     )
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=False

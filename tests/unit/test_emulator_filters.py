@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_ams.emulator.errors import InvalidRequest
+from airflow_ams.emulator.filters import parse_filter
 from airflow_ams.emulator.v2.edm import JOB
-from airflow_ams.emulator.v2.filters import parse_filter
 from airflow_ams.emulator.v2.query import PAGE, read_query
 
 ROW: dict[str, Any] = {

@@ -14,9 +14,9 @@ from airflow_ams.emulator.faults import Faults, read_fault_file, read_rules
 from airflow_ams.emulator.ids import guid_of
 from airflow_ams.emulator.jobs import JobRequest, Jobs, OutputRequest, TaskRequest
 from airflow_ams.emulator.records import MEDIA_ENCODER_STANDARD, SCRIPTED, Asset, Job
-from airflow_ams.emulator.settings import ACCOUNTS_VARIABLE, Settings, read_accounts
+from airflow_ams.emulator.settings import ACCOUNTS_VARIABLE, SUBSCRIPTION, Settings, read_accounts
 from airflow_ams.emulator.store import Store
-from airflow_ams.emulator.tokens import Tokens
+from airflow_ams.emulator.tokens import Bearer, Tokens
 
 
 def test_clock_freezes_and_advances() -> None:
@@ -52,6 +52,58 @@ def test_tokens_expire_and_cannot_be_changed(kind: str) -> None:
     clock.advance(60)
     with pytest.raises(NotAuthenticated, match="expired"):
         tokens.account_of(f"Bearer {token}")
+
+
+def test_tokens_say_what_they_are_for() -> None:
+    """Each kind of token is known again, with what only it has."""
+    tokens = Tokens({"a": "key"}, "secret", Clock())
+    issued = {
+        Bearer("a", "acs"): tokens.issue_swt("a"),
+        Bearer("a", "entra", "https://management.azure.com"): tokens.issue_jwt(
+            "a", "tenant", "https://management.azure.com"
+        ),
+        Bearer("a", "rms"): tokens.issue_rms("a"),
+        Bearer("a", "personal"): tokens.issue_personal("a", None, 60),
+        Bearer("a", "personal", None, frozenset()): tokens.issue_personal("a", [], 60),
+        Bearer("a", "personal", None, frozenset({"ams.job.get"})): tokens.issue_personal(
+            "a", ["ams.job.get"], 60
+        ),
+    }
+    for bearer, token in issued.items():
+        assert tokens.bearer_of(f"Bearer {token}") == bearer
+
+
+@pytest.mark.parametrize("kind", ["rms", "personal"])
+def test_other_services_tokens_do_not_open_v2(kind: str) -> None:
+    """The v2 service takes tokens of ACS and Entra, and no others."""
+    tokens = Tokens({"a": "key"}, "secret", Clock())
+    token = tokens.issue_rms("a") if kind == "rms" else tokens.issue_personal("a", None, 60)
+    with pytest.raises(NotAuthenticated, match="another service"):
+        tokens.account_of(f"Bearer {token}")
+
+
+def test_a_personal_token_has_its_own_lifetime() -> None:
+    """What is set for the other tokens does not shorten it."""
+    clock = Clock(real=lambda: 1000.0)
+    tokens = Tokens({"a": "key"}, "secret", clock, lifetime=1)
+    personal, rms = tokens.issue_personal("a", None, 100), tokens.issue_rms("a")
+    clock.advance(99)
+    assert tokens.bearer_of(f"Bearer {personal}").account == "a"
+    for token in (rms, tokens.issue_personal("a", None, 0)):
+        with pytest.raises(NotAuthenticated, match="expired"):
+            tokens.bearer_of(f"Bearer {token}")
+
+
+def test_an_api_key_is_known_by_itself() -> None:
+    """The key names the account; a key that has expired is refused with another text than a wrong one."""
+    tokens = Tokens({"a": "one", "b": "two"}, "secret", Clock())
+    assert tokens.account_with_key(SUBSCRIPTION.upper(), "two") == "b"
+    for subscription, key in ((SUBSCRIPTION, "three"), ("other", "two"), (SUBSCRIPTION, "")):
+        with pytest.raises(NotAuthenticated, match="wrong"):
+            tokens.account_with_key(subscription, key)
+    tokens.api_keys_expired = True
+    with pytest.raises(NotAuthenticated, match="expired"):
+        tokens.account_with_key(SUBSCRIPTION, "two")
 
 
 def test_accounts_come_from_flags_then_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,6 +177,11 @@ def test_rates_are_repeatable() -> None:
         ([{"then": {"status": 503, "body": "xml"}}], "'body'"),
         ([{"then": {"status": 503, "reason": "a\r\nb"}}], "'reason'"),
         ([{"then": {"drop": True, "reason": "x"}}], "no key 'reason'"),
+        ([{"then": {"drop": True, "headers": {}}}], "no key 'headers'"),
+        ([{"then": {"status": 503, "headers": ["x"]}}], "'headers'"),
+        ([{"then": {"status": 503, "headers": {"a b": "x"}}}], "'headers'"),
+        ([{"then": {"status": 503, "headers": {"a": "x\r\ny: z"}}}], "'headers'"),
+        ([{"then": {"status": 503, "headers": {"a": None}}}], "'headers'"),
         ([{"then": {"slow": "very"}}], "'slow'"),
         ([{"then": {"oversize": -1}}], "'oversize'"),
         ([{"then": {"redirect": True}}], "'redirect'"),

@@ -58,6 +58,43 @@ def test_an_error_state_has_a_default_error() -> None:
     assert task.failures[0]["code"] == "ErrorProcessingTask"
 
 
+def test_an_error_may_say_what_v3_says() -> None:
+    """Category, retry advice and details are kept as they are written."""
+    error = {
+        "code": "DownloadNotAccessible",
+        "message": "gone",
+        "category": "Download",
+        "retry": "DoNotRetry",
+        "details": [{"code": "Inner", "message": "403"}],
+    }
+    _, (task,) = scripted({"error": error}, 60)
+    assert task.failures == [error]
+
+
+def test_a_job_can_finish_although_a_task_fails() -> None:
+    """With ContinueJob tasks that have an error end in Error when their turn is over, the job Finished."""
+    document = {
+        "on_error": "ContinueJob",
+        "error": {"code": "E"},
+        "tasks": 2,
+        "states": [{"state": "Processing", "seconds": 10}, "Finished"],
+    }
+    job, (first, second) = scripted(document, 7.5)
+    assert (job.state, first.state, first.ended, second.state) == (2, 4, 1005, 2)
+    assert (second.failures, second.progress) == ([], 50)
+    job, (first, second) = scripted(document, 60)
+    assert (job.state, job.ended, first.state, second.state) == (3, 1010, 4, 3)
+    assert (first.failures[0]["code"], first.ended) == ("E", 1005)
+    assert first.events[-1]["code"] == "E"
+    assert second.events[-1]["code"] == "TaskBillingInformationAdded"
+
+
+def test_a_cancel_wins_over_a_failure_to_come() -> None:
+    """A task that would have failed is Canceled when the job is, at that time."""
+    job, (task,) = scripted({"on_error": "ContinueJob", "error": {}}, 60, canceled=3.5)
+    assert (job.state, task.state, task.ended, task.failures) == (5, 5, 1003.5, [])
+
+
 def test_tasks_run_one_after_another() -> None:
     """The tasks share the progress, so that their mean is the script's."""
     document = {"tasks": 2, "states": [{"state": "Processing", "seconds": 10}, "Finished"]}
@@ -136,6 +173,12 @@ def test_progress_never_falls(steps: list[tuple[float, float]], tasks: int, ages
         ({"error": "bad"}, "'error'"),
         ({"error": {"code": 5}}, "'error'"),
         ({"error": [{}, {}]}, "only 1 task"),
+        ({"error": {"cause": "x"}}, "no key 'cause'"),
+        ({"error": {"details": "x"}}, "'details'"),
+        ({"error": {"details": [{"code": "x"}]}}, "'details'"),
+        ({"error": {"details": [{"code": "x", "message": 5}]}}, "'details'"),
+        ({"on_error": "Continue"}, "'on_error'"),
+        ({"on_error": "ContinueJob", "states": ["Error"]}, "not Error"),
         ({"error": {}, "states": ["Finished"]}, "not Error"),
         ({"appear_after": "soon"}, "'appear_after'"),
         ({"outputs": [{"size": 5}]}, "output"),

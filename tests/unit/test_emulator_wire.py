@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from airflow_ams.emulator.errors import InvalidRequest, NotFound, NotOffered
 from airflow_ams.emulator.ids import canonical_id, new_id
+from airflow_ams.emulator.odata import BOOLEAN, DATETIME, DOUBLE, INT32, STRING
 from airflow_ams.emulator.v2.bodies import read_asset_links, read_object, read_properties
-from airflow_ams.emulator.v2.edm import ASSET, BOOLEAN, DATETIME, DOUBLE, FILE, INT32, JOB, STRING
+from airflow_ams.emulator.v2.edm import ASSET, FILE, JOB
 from airflow_ams.emulator.v2.paths import ResourcePath, read_path
 from airflow_ams.emulator.v2.submission import read_task_body
 from airflow_ams.emulator.v2.wire import Writer, iso_seven_digits, iso_trimmed, json_date

@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from airflow_ams.emulator.errors import InvalidRequest
-from airflow_ams.emulator.v2.edm import BOOLEAN, DATETIME, DOUBLE, INT32, INT64, STRING
+from airflow_ams.emulator.odata import BOOLEAN, DATETIME, DOUBLE, INT32, INT64, STRING
 
 _PARSING = "Parsing request content failed due to"
 _STRINGS = re.compile(r'"(?:[^"\\]|\\.)*"|\'(?:[^\'\\]|\\.)*\'', re.DOTALL)

@@ -8,17 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from typing import Any
 
 from airflow_ams.emulator.ids import guid_of
+from airflow_ams.emulator.odata import BOOLEAN, DATETIME, DOUBLE, INT32, INT64, STRING, as_datetime
 from airflow_ams.emulator.records import AccessPolicy, Asset, AssetFile, Job, Locator, Processor, Task
 
 Entity = dict[str, Any]
 NAMESPACE = "Microsoft.Cloud.Media.Vod.Rest.Data.Models"
-
-STRING, BOOLEAN, DATETIME = "Edm.String", "Edm.Boolean", "Edm.DateTime"
-INT32, INT64, DOUBLE = "Edm.Int32", "Edm.Int64", "Edm.Double"
 
 
 @dataclass(frozen=True)
@@ -308,11 +305,6 @@ def processor_entity(processor: Processor) -> Entity:
         "Vendor": processor.vendor,
         "Version": processor.version,
     }
-
-
-def as_datetime(seconds: float | None) -> datetime | None:
-    """Return a time of the emulator's clock as an aware datetime."""
-    return None if seconds is None else datetime.fromtimestamp(seconds, timezone.utc)
 
 
 def _milliseconds(started: float | None, ended: float | None, now: float) -> float:

@@ -7,24 +7,12 @@ from typing import Any
 
 from airflow_ams.emulator.errors import InvalidRequest, NotFound, NotOffered
 from airflow_ams.emulator.ids import canonical_id
+from airflow_ams.emulator.odata import DATETIME, INT32, STRING
 from airflow_ams.emulator.records import AccessPolicy, AssetFile, Locator
 from airflow_ams.emulator.service import Service
 from airflow_ams.emulator.v2.bodies import read_properties
 from airflow_ams.emulator.v2.call import Answer, Call
-from airflow_ams.emulator.v2.edm import (
-    ASSET,
-    DATETIME,
-    FILE,
-    INT32,
-    JOB,
-    LOCATOR,
-    POLICY,
-    STRING,
-    TASK,
-    TYPES,
-    Entity,
-    EntityType,
-)
+from airflow_ams.emulator.v2.edm import ASSET, FILE, JOB, LOCATOR, POLICY, TASK, TYPES, Entity, EntityType
 from airflow_ams.emulator.v2.paths import CANCEL_JOB, CREATE_FILE_INFOS
 from airflow_ams.emulator.v2.query import read_query
 from airflow_ams.emulator.v2.reading import Reading

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from airflow_ams.emulator.errors import InvalidRequest
+from airflow_ams.emulator.filters import Predicate, parse_filter
 from airflow_ams.emulator.v2.edm import NAMESPACE, Entity, EntityType
-from airflow_ams.emulator.v2.filters import Predicate, parse_filter
 
 # Quotas and limitations (public documentation): a list answers with 1000 entities at most.
 PAGE = 1000
@@ -71,7 +71,9 @@ def read_query(options: Mapping[str, str], kind: EntityType) -> Query:
     condition = options.get("$filter")
     one = _ONE_ID.fullmatch(condition or "")
     return Query(
-        filter=parse_filter(condition, properties, kind.name) if condition is not None else None,
+        filter=parse_filter(condition, properties, f"{NAMESPACE}.{kind.name}")
+        if condition is not None
+        else None,
         only_id=one[1] if one else None,
         order=tuple(_order(part, kind) for part in _parts(options.get("$orderby"))),
         top=_number(options, "$top", PAGE),

@@ -10,8 +10,8 @@ from xml.etree import ElementTree
 from airflow_ams.emulator.errors import InvalidRequest, NotOffered
 from airflow_ams.emulator.ids import canonical_id
 from airflow_ams.emulator.jobs import JobRequest, OutputRequest, TaskRequest
+from airflow_ams.emulator.odata import INT32, STRING
 from airflow_ams.emulator.v2.bodies import read_asset_links, read_collection, read_properties
-from airflow_ams.emulator.v2.edm import INT32, STRING
 
 _JOB = {
     "Name": STRING,

@@ -8,15 +8,8 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import quote
 
-from airflow_ams.emulator.v2.edm import (
-    DATETIME,
-    DOUBLE,
-    INT64,
-    NAMESPACE,
-    TYPES,
-    Entity,
-    EntityType,
-)
+from airflow_ams.emulator.odata import DATETIME, DOUBLE, INT64
+from airflow_ams.emulator.v2.edm import NAMESPACE, TYPES, Entity, EntityType
 
 LIGHT_TYPE = "application/json;odata=minimalmetadata;streaming=true;charset=utf-8"
 VERBOSE_TYPE = "application/json;odata=verbose;charset=utf-8"

@@ -1,16 +1,19 @@
-"""``$filter``: the part of the OData version 3 expression language that the service's clients use."""
+"""``$filter``: the part of OData's expression language that the clients of the services use.
+
+The versions of OData differ in their literals and functions: a `Grammar` says what there is.
+"""
 
 from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any
 
 from airflow_ams.emulator.errors import InvalidRequest
-from airflow_ams.emulator.v2.edm import BOOLEAN, DATETIME, DOUBLE, INT32, INT64, NAMESPACE, STRING
+from airflow_ams.emulator.odata import BOOLEAN, DATETIME, DOUBLE, INT32, INT64, STRING
 
 Row = Mapping[str, Any]
 Predicate = Callable[[Row], bool]
@@ -18,16 +21,6 @@ Predicate = Callable[[Row], bool]
 _NULL = "null"
 _NUMBERS = (INT32, INT64, DOUBLE)
 _MAX_DEPTH = 100
-_TOKEN = re.compile(
-    r"""\s*(?:
-        (?P<datetime>datetime'(?P<instant>[^']*)')
-      | (?P<string>'(?:[^']|'')*')
-      | (?P<number>-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)[LlDdFfMm]?(?![\w.])
-      | (?P<name>[A-Za-z_]\w*)
-      | (?P<mark>[(),])
-    )""",
-    re.VERBOSE,
-)
 _INSTANT = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d)(?::(\d\d)(?:\.(\d{1,7}))?)?Z?")
 _COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
     "eq": operator.eq,
@@ -37,12 +30,48 @@ _COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
     "lt": operator.lt,
     "le": operator.le,
 }
-_FUNCTIONS: dict[str, Callable[[str, str], bool]] = {
-    "startswith": lambda text, part: text.startswith(part),
-    "endswith": lambda text, part: text.endswith(part),
-    # The order of the arguments is the protocol's: what to look for comes first.
-    "substringof": lambda part, text: part in text,
-}
+# Strings and numbers are the same in all versions; times and names are not.
+_TOKENS = r"""\s*(?:
+    {instant}
+  | (?P<string>'(?:[^']|'')*')
+  | (?P<number>-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)[LlDdFfMm]?(?![\w.])
+  | {name}
+  | (?P<mark>[(),])
+)"""
+
+
+@dataclass(frozen=True)
+class Grammar:
+    """What one version of OData takes.
+
+    :param tokens: the pattern of one token; what a group captures is its text, the group's name its kind.
+    :param functions: their names, and what they do with two texts.
+    :param enums: the types of enumeration literals, and their members in lower case.
+    """
+
+    tokens: re.Pattern[str]
+    functions: Mapping[str, Callable[[str, str], bool]] = field(default_factory=dict)
+    enums: Mapping[str, Collection[str]] = field(default_factory=dict)
+
+
+VERSION_3 = Grammar(
+    re.compile(
+        _TOKENS.format(instant=r"datetime'(?P<instant>[^']*)'", name=r"(?P<name>[A-Za-z_]\w*)"), re.VERBOSE
+    ),
+    {
+        "startswith": lambda text, part: text.startswith(part),
+        "endswith": lambda text, part: text.endswith(part),
+        # The order of the arguments is the protocol's: what to look for comes first.
+        "substringof": lambda part, text: part in text,
+    },
+)
+
+
+def version_4(enums: Mapping[str, Collection[str]]) -> Grammar:
+    """Return what the newer services take: bare times, paths as names, enumerations."""
+    name = r"(?P<enum>[A-Za-z_][\w.]*\.\w+'[^']*') | (?P<name>[A-Za-z_]\w*(?:/\w+)*)"
+    instant = r"(?P<instant>\d{4}-\d\d-\d\dT[\d:.]+Z?)"
+    return Grammar(re.compile(_TOKENS.format(instant=instant, name=name), re.VERBOSE), enums=enums)
 
 
 @dataclass(frozen=True)
@@ -60,15 +89,18 @@ class _Term:
     value: Callable[[Row], Any]
 
 
-def parse_filter(text: str, properties: Mapping[str, str], type_name: str) -> Predicate:
+def parse_filter(
+    text: str, properties: Mapping[str, str], type_name: str, grammar: Grammar = VERSION_3
+) -> Predicate:
     """Return the function that tells which entities *text* lets through.
 
     :param text: the decoded value of ``$filter``.
     :param properties: the names that it may use, with their types.
     :param type_name: whose properties they are, for messages.
+    :param grammar: what else may be in it.
     :raises InvalidRequest: *text* is no filter for such entities; the message names the position.
     """
-    parser = _Parser(_tokens(text), properties, type_name)
+    parser = _Parser(_tokens(text, grammar), properties, type_name, grammar)
     term = parser.expression()
     parser.expect_end()
     if term.type != BOOLEAN:
@@ -76,16 +108,15 @@ def parse_filter(text: str, properties: Mapping[str, str], type_name: str) -> Pr
     return lambda row: bool(term.value(row))
 
 
-def _tokens(text: str) -> list[_Token]:
+def _tokens(text: str, grammar: Grammar) -> list[_Token]:
     tokens, position = [], 0
     end = len(text.rstrip())
     while position < end:
-        match = _TOKEN.match(text, position)
+        match = grammar.tokens.match(text, position)
         if match is None or match.lastgroup is None:
             raise InvalidRequest(f"Syntax error at position {position} in '{text}'.")
-        kind = "datetime" if match["datetime"] else match.lastgroup
-        content = match["instant"] if kind == "datetime" else match[kind]
-        tokens.append(_Token(kind, content, match.start(kind)))
+        kind = match.lastgroup
+        tokens.append(_Token(kind, match[kind], match.start(kind)))
         position = match.end()
     tokens.append(_Token("end", "", end))
     return tokens
@@ -107,12 +138,15 @@ def _instant(text: str) -> datetime:
 class _Parser:
     """Recursive descent, loosest binding first: or, and, not, comparison, primary."""
 
-    def __init__(self, tokens: list[_Token], properties: Mapping[str, str], type_name: str) -> None:
+    def __init__(
+        self, tokens: list[_Token], properties: Mapping[str, str], type_name: str, grammar: Grammar
+    ) -> None:
         self._tokens = tokens
         self._next = 0
         self._depth = 0
         self._properties = properties
         self._type_name = type_name
+        self._grammar = grammar
 
     @property
     def _token(self) -> _Token:
@@ -180,8 +214,10 @@ class _Parser:
             term = self.expression()
             self._expect(")")
             return term
-        if token.kind in ("string", "number", "datetime"):
+        if token.kind in ("string", "number", "instant"):
             return _literal(self._take())
+        if token.kind == "enum":
+            return self._member(self._take())
         if token.kind != "name":
             raise self._unexpected("an operand expected")
         self._take()
@@ -192,9 +228,9 @@ class _Parser:
         return self._call(token) if self._token.text == "(" else self._property(token)
 
     def _call(self, token: _Token) -> _Term:
-        function = _FUNCTIONS.get(token.text)
+        function = self._grammar.functions.get(token.text)
         if function is None:
-            known = ", ".join(sorted(_FUNCTIONS))
+            known = ", ".join(sorted(self._grammar.functions)) or "none"
             raise InvalidRequest(f"Unknown function '{token.text}' in $filter; known are {known}.")
         self._expect("(")
         first = self.expression()
@@ -205,12 +241,16 @@ class _Parser:
             raise InvalidRequest(f"Function '{token.text}' needs two arguments of type Edm.String.")
         return _Term(BOOLEAN, lambda row: function(first.value(row) or "", second.value(row) or ""))
 
+    def _member(self, token: _Token) -> _Term:
+        name, _, value = token.text[:-1].partition("'")
+        if value.lower() not in self._grammar.enums.get(name, ()):
+            raise InvalidRequest(f"Unrecognized literal {token.text} in $filter.")
+        return _Term(name, lambda _: value.lower())
+
     def _property(self, token: _Token) -> _Term:
         name = token.text
         if name not in self._properties:
-            raise InvalidRequest(
-                f"Could not find a property named '{name}' on type '{NAMESPACE}.{self._type_name}'."
-            )
+            raise InvalidRequest(f"Could not find a property named '{name}' on type '{self._type_name}'.")
         return _Term(self._properties[name], lambda row: row[name])
 
 
@@ -218,7 +258,7 @@ def _literal(token: _Token) -> _Term:
     value: Any
     if token.kind == "string":
         value, kind = token.text[1:-1].replace("''", "'"), STRING
-    elif token.kind == "datetime":
+    elif token.kind == "instant":
         value, kind = _instant(token.text), DATETIME
     else:
         value = float(token.text) if re.search(r"[.eE]", token.text) else int(token.text)
@@ -234,7 +274,9 @@ def _both(token: _Token, left: _Term, right: _Term, join: Callable[[bool, bool],
 
 def _compare(token: _Token, left: _Term, right: _Term) -> _Term:
     alike = left.type == right.type or (left.type in _NUMBERS and right.type in _NUMBERS)
-    if not (alike or _NULL in (left.type, right.type)) or left.type.startswith("Collection"):
+    # What is not of a primitive type is a member of an enumeration, which has no order.
+    unordered = token.text not in ("eq", "ne") and not left.type.startswith(("Edm.", _NULL))
+    if not (alike or _NULL in (left.type, right.type)) or left.type.startswith("Collection") or unordered:
         raise InvalidRequest(
             f"Operator '{token.text}' incompatible with operand types '{left.type}' and '{right.type}' "
             f"at position {token.position}."
