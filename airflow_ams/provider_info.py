@@ -10,23 +10,53 @@ HIDDEN_FIELDS = ["schema", "extra"]
 RELABELING = {
     "host": "API base",
     "login": "Account name or client id",
-    "password": "Account key, client secret or token",
+    "password": "Account key, client secret, API key or token",
 }
 PLACEHOLDERS = {
-    "host": "https://media.windows.net/api/ (empty means this one; a bare host will do)",
+    "host": "https://media.windows.net/api/ (v2; empty means each API's own; a bare host will do)",
     "port": "of a bare host, if it is not 443",
-    "login": "account name (acs), client id (entra); empty for bearer",
-    "password": "account key (acs), client secret (entra), token (bearer)",
+    "login": "account name (acs), client id (entra); empty for bearer and api_key",
+    "password": "account key (acs), client secret (entra), API key (api_key), token (bearer)",
 }
 
 CONN_FIELDS: dict[str, dict[str, Any]] = {
+    "api": {
+        "label": "API",
+        "description": "v2: Azure Media Services v2; arm: v3; rms: Ravnur RMS; mkio: MediaKind MK.IO.",
+        "schema": {"type": ["string", "null"], "enum": ["v2", "arm", "rms", "mkio"], "default": "v2"},
+    },
     "auth": {
         "label": "Authentication",
         "description": (
-            "Where the token comes from. Left out: entra with a tenant or managed identity, acs with login "
-            "and password, bearer with a password alone."
+            "Where the token comes from. Left out: entra (arm), api_key (rms), bearer (mkio); v2: entra with "
+            "a tenant or managed identity, acs with login and password, bearer with a password alone."
         ),
-        "schema": {"type": ["string", "null"], "enum": ["bearer", "acs", "entra"]},
+        "schema": {"type": ["string", "null"], "enum": ["bearer", "acs", "entra", "api_key"]},
+    },
+    "subscription_id": {
+        "label": "Subscription id",
+        "description": "arm and rms: the subscription of the media account.",
+        "schema": {"type": ["string", "null"]},
+    },
+    "resource_group": {
+        "label": "Resource group",
+        "description": "arm and rms: the resource group of the media account.",
+        "schema": {"type": ["string", "null"]},
+    },
+    "account_name": {
+        "label": "Account name",
+        "description": "arm and rms: the media account.",
+        "schema": {"type": ["string", "null"]},
+    },
+    "project": {
+        "label": "Project",
+        "description": "mkio: the project.",
+        "schema": {"type": ["string", "null"]},
+    },
+    "legacy": {
+        "label": "Legacy addresses",
+        "description": "mkio: speak to api.mk.io/api/ams, as before the API had versions.",
+        "schema": {"type": ["boolean", "null"], "default": False},
     },
     "tenant_id": {
         "label": "Tenant id",
@@ -50,12 +80,12 @@ CONN_FIELDS: dict[str, dict[str, Any]] = {
     },
     "token_url": {
         "label": "Token URL",
-        "description": "acs and entra: post the sign-in form here instead.",
+        "description": "acs, entra and api_key: sign in here instead.",
         "schema": {"type": ["string", "null"], "format": "url"},
     },
     "api_version": {
         "label": "API version",
-        "description": "x-ms-version; 2.19 unless given.",
+        "description": "2.19 (v2) and 2022-07-01 (arm, rms) unless given.",
         "schema": {"type": ["string", "null"]},
     },
     "timeout": {
@@ -75,7 +105,7 @@ CONN_FIELDS: dict[str, dict[str, Any]] = {
     },
     "redirect_hosts": {
         "label": "Redirect hosts",
-        "description": "Hosts that the service may redirect to, comma-separated; *.domain for all below.",
+        "description": "v2: hosts that the service may redirect to, comma-separated; *.domain for all below.",
         "schema": {"type": ["string", "null"]},
     },
 }
@@ -87,7 +117,9 @@ def get_provider_info() -> dict[str, Any]:
     return {
         "package-name": "airflow-ams",
         "name": "Azure Media Services",
-        "description": "Makes DAGs wait for media jobs on Azure Media Services shaped APIs.",
+        "description": (
+            "Makes DAGs wait for media jobs on Azure Media Services shaped APIs: v2, v3, Ravnur RMS, MK.IO."
+        ),
         "versions": [__version__],
         "integrations": [
             {

@@ -158,7 +158,7 @@ class Service:
                 self.end_headers()
                 self.wfile.write(content)
 
-            do_GET = do_POST = do_DELETE = do_MERGE = _any
+            do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = do_MERGE = _any
 
             def log_message(self, *_: object) -> None:
                 """Say nothing."""
@@ -226,3 +226,6 @@ def _own_tokens() -> Iterator[None]:
 
     if tokens := sys.modules.get("airflow_ams.api.tokens"):
         tokens.shared_tokens.cache_clear()
+    if pace := sys.modules.get("airflow_ams.api.pace"):
+        pace.shared_budget.cache_clear()
+        pace.shared_reads_left.cache_clear()

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     from airflow_ams.api.model import Job, JobOutput, JobState, OutputFile
     from airflow_ams.api.retries import Retries
+
+
+IsNews: TypeAlias = "Callable[[str, JobState, float | None], bool]"
+"""Told an active job's id, state and, where the list has it, percent: whether to make a `Job` of it.
+
+That costs ten times as much as reading these.
+"""
 
 
 class SweepPage(NamedTuple):
@@ -39,21 +46,26 @@ class MediaService(Protocol):
     def sweep_forms(self) -> Sequence[tuple[str, ...]]:
         """The ways to list the active jobs, best first, each by one query or more; some may be refused."""
 
+    @property
+    def lists_progress(self) -> bool:
+        """Whether the list tells each job's percent; if not, that takes a request of its own."""
+
+    def sweep_scopes(self, wanted: Collection[str]) -> Mapping[str, Collection[str]]:
+        """Say in which lists jobs would be: by a list's name, empty if it is the only one, the jobs in it."""
+
     def sweep_page(
-        self,
-        query: str,
-        cursor: str | None,
-        is_news: Callable[[str, JobState], bool],
-        *,
-        retries: Retries | None = None,
+        self, scope: str, query: str, cursor: str | None, is_news: IsNews, *, retries: Retries | None = None
     ) -> SweepPage:
-        """Read one page of a query of a sweep; `is_news` picks the jobs worth more than a glance."""
+        """Read one page of a query of one list; `is_news` picks the jobs worth more than a glance."""
 
     def job_id(self, text: str) -> str:
         """Return the id as the service writes it; raise `MalformedIdError` if it cannot be one."""
 
     def get_job(self, job_id: str, *, retries: Retries | None = None) -> Job:
         """Read one job with one request; raise `JobNotFoundError` if there is none."""
+
+    def poll_job(self, job_id: str, last: Job | None, *, retries: Retries | None = None) -> Job:
+        """Read where a job stands, as cheaply as the service can say it; `last` is the reading before."""
 
     def with_tasks(self, job: Job, *, retries: Retries | None = None) -> Job:
         """Return the job with its tasks, percent and errors, reading them if its own document lacks them."""
@@ -79,8 +91,8 @@ class MediaService(Protocol):
     def delete_job(self, job_id: str) -> None:
         """Delete the record of a job that has ended."""
 
-    def set_priority(self, job_id: str, priority: int) -> None:
-        """Change the priority of a job that is still queued; larger runs first."""
+    def set_priority(self, job_id: str, priority: int | str) -> None:
+        """Change the priority of a job that is still queued; of numbers, larger runs first."""
 
     def get_outputs(self, job_id: str) -> tuple[JobOutput, ...]:
         """List the assets that a job writes."""

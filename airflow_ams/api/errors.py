@@ -15,6 +15,11 @@ from __future__ import annotations
 
 from http import HTTPStatus
 
+from airflow_ams.api.model import JobState
+
+FILTER_REFUSALS = (HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.NOT_IMPLEMENTED)
+"""Statuses by which a service says that it does not take a list's filter."""
+
 
 class ServiceError(Exception):
     """Anything that went wrong while speaking to a media service.
@@ -108,3 +113,17 @@ class JobNotFoundError(ServiceError):
 
 class UncertainError(ServiceError):
     """Raised when the answer to a create was lost: it may have happened, so it is not sent again."""
+
+
+def explain_refused_cancel(exc: RefusedError, job_id: str, state: JobState) -> None:
+    """Raise what it means that a job could not be canceled; nothing, if it is canceled or on its way.
+
+    :param exc: the service's refusal
+    :param state: where the job stands
+    """
+    if state in (JobState.CANCELING, JobState.CANCELED):
+        return
+    if not state.is_final:
+        raise exc
+    text = f"Job {job_id} cannot be canceled any more: it is {state}"
+    raise RefusedError(text, status=exc.status) from exc

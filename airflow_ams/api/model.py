@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import enum
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -63,16 +63,26 @@ class JobError:
 
     :param code: the service's code, e.g. ``ErrorParsingConfiguration``
     :param message: the service's text
-    :param task: name, or id, of the task that it belongs to
+    :param task: name, or id, of the task that it belongs to; where jobs have no tasks, the output's label
+    :param category: what kind of error it is, e.g. ``Content``, on services that tell
+    :param retry: ``MayRetry`` (the same job may be submitted again) or ``DoNotRetry``, on services that tell
+    :param details: further reasons, each a code and a text
     """
 
     code: str
     message: str
     task: str | None = None
+    category: str | None = None
+    retry: str | None = None
+    details: tuple[tuple[str, str], ...] = ()
 
     def __str__(self) -> str:
         where = f"{self.task}: " if self.task else ""
-        return f"{where}{self.code}: {self.message}" if self.message else f"{where}{self.code}"
+        text = f"{where}{self.code}: {self.message}" if self.message else f"{where}{self.code}"
+        if self.details:
+            text += f" ({'; '.join(': '.join(filter(None, detail)) for detail in self.details)})"
+        facts = ", ".join(filter(None, (self.category, self.retry)))
+        return f"{text} [{facts}]" if facts else text
 
 
 @dataclass(frozen=True)
@@ -98,14 +108,19 @@ class JobTask:
 class JobOutput:
     """One asset that a job writes.
 
+    :param asset_id: where assets have no ids, their name
     :param uri: where the service keeps it, without any signature
-    :param state: how this output alone ended, on services that tell
+    :param label: which of the transform's outputs it is, on services that tell
+    :param state: where this output alone stands, on services that tell
+    :param progress: percent, 0 to 100
     """
 
     asset_id: str
     name: str
     uri: str | None = None
+    label: str | None = None
     state: JobState | None = None
+    progress: float | None = None
     error: JobError | None = None
 
 
@@ -126,10 +141,12 @@ class OutputFile:
 class Job:
     """A media job as every dialect reports it.
 
+    :param id: as the dialect's ``job_id`` writes it: ``nb:jid:UUID:…``, or ``transform/job``
     :param progress: percent, 0 to 100; None while it is not known
     :param created: aware, UTC; like `started` and `ended` None while unset
     :param duration: seconds spent running
-    :param tasks: empty until the service was asked for them
+    :param priority: a number (larger runs first), or ``Low``, ``Normal``, ``High``
+    :param tasks: empty until the service was asked for them, and where jobs have outputs only
     :param errors: one entry for each reason that the service gave
     :param outputs: None until the service was asked for them
     :param raw: the service's own document
@@ -144,7 +161,7 @@ class Job:
     started: datetime | None = None
     ended: datetime | None = None
     duration: float | None = None
-    priority: int | None = None
+    priority: int | str | None = None
     tasks: tuple[JobTask, ...] = ()
     errors: tuple[JobError, ...] = ()
     outputs: tuple[JobOutput, ...] | None = None
@@ -186,13 +203,13 @@ def verdict(job: Job) -> Verdict:
 
 
 def describe(job: Job) -> str:
-    """Say in one line where a job stands: name, id, state and percent, and where each task stands."""
+    """Say in one line where a job stands: name, id, state and percent, and where each part of it stands."""
     line = f"{_title(job)} is {job.state}"
-    if job.state is JobState.UNKNOWN and (state := job.raw.get("State")) is not None:
+    if job.state is JobState.UNKNOWN and (state := _said_state(job.raw)) is not None:
         line += f" (the service says {state!r})"
     if job.progress is not None and not job.state.is_final:
         line += f", {job.progress:.0f} %"
-    shares = [f"{task.name}: {task.state} {task.progress or 0:.0f} %" for task in job.tasks]
+    shares = [f"{name}: {state} {progress or 0:.0f} %" for name, state, progress in _parts(job)]
     return _line(f"{line} ({'; '.join(shares)})" if shares else line)
 
 
@@ -217,13 +234,24 @@ def document(job: Job) -> dict[str, Any]:
                 "task": error.task and without_signatures(error.task),
                 "code": without_signatures(error.code),
                 "message": without_signatures(error.message)[:MAX_ERROR_TEXT],
+                "category": error.category and without_signatures(error.category),
+                "retry": error.retry and without_signatures(error.retry),
+                "details": [
+                    {"code": without_signatures(code), "message": without_signatures(text)[:MAX_ERROR_TEXT]}
+                    for code, text in error.details
+                ],
             }
             for error in job.errors
         ],
         "outputs": None
         if job.outputs is None
         else [
-            {"asset_id": o.asset_id, "name": without_signatures(o.name), "uri": without_query(o.uri)}
+            {
+                "asset_id": without_signatures(o.asset_id),
+                "name": without_signatures(o.name),
+                "label": o.label and without_signatures(o.label),
+                "uri": without_query(o.uri),
+            }
             for o in job.outputs
         ],
     }
@@ -245,15 +273,31 @@ def without_query(uri: str | None) -> str | None:
     return without_signatures(urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", "")))
 
 
-def mean_progress(tasks: tuple[JobTask, ...]) -> float | None:
-    """Work out a job's percent from its tasks', as the service's own SDKs did: their mean."""
-    if not tasks:
+def mean_progress(parts: Sequence[float | None]) -> float | None:
+    """Work out a job's percent from its tasks', or outputs', as the services' own SDKs did: their mean."""
+    if not parts:
         return None
-    return sum(min(max(task.progress or 0.0, 0.0), 100.0) for task in tasks) / len(tasks)
+    return sum(min(max(progress or 0.0, 0.0), 100.0) for progress in parts) / len(parts)
 
 
 def _title(job: Job) -> str:
-    return f"Job '{_line(job.name)}' ({job.id})" if job.name else f"Job {job.id}"
+    has_name = job.name and not job.id.endswith(f"/{job.name}")
+    return f"Job '{_line(job.name)}' ({job.id})" if has_name else f"Job {job.id}"
+
+
+def _parts(job: Job) -> Iterator[tuple[str, JobState, float | None]]:
+    """Yield name, state and percent of each task, or of several outputs."""
+    for task in job.tasks:
+        yield task.name, task.state, task.progress
+    outputs = job.outputs or ()
+    for output in outputs[: 0 if len(outputs) == 1 else None]:
+        if output.state is not None:
+            yield output.label or output.name, output.state, output.progress
+
+
+def _said_state(raw: Mapping[str, Any]) -> Any:
+    properties = raw.get("properties")
+    return raw.get("State", properties.get("state") if isinstance(properties, Mapping) else None)
 
 
 def _line(text: str) -> str:

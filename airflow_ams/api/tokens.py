@@ -8,6 +8,8 @@ sign-in.
 from __future__ import annotations
 
 import copy
+import json
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -37,17 +39,29 @@ class Cloud:
     """The addresses of one national cloud (AzureEnvironmentConstants of the v2 SDKs).
 
     :param authority: where Entra ID signs in
-    :param resource: what the v2 media service is called there
+    :param media: what the v2 media service is called there
+    :param management: Azure Resource Manager there
     """
 
     authority: str
-    resource: str
+    media: str
+    management: str
 
 
 CLOUDS = {
-    "public": Cloud("https://login.microsoftonline.com", "https://rest.media.azure.net"),
-    "usgov": Cloud("https://login.microsoftonline.us", "https://rest.media.usgovcloudapi.net"),
-    "china": Cloud("https://login.chinacloudapi.cn", "https://rest.media.chinacloudapi.cn"),
+    "public": Cloud(
+        "https://login.microsoftonline.com", "https://rest.media.azure.net", "https://management.azure.com"
+    ),
+    "usgov": Cloud(
+        "https://login.microsoftonline.us",
+        "https://rest.media.usgovcloudapi.net",
+        "https://management.usgovcloudapi.net",
+    ),
+    "china": Cloud(
+        "https://login.chinacloudapi.cn",
+        "https://rest.media.chinacloudapi.cn",
+        "https://management.chinacloudapi.cn",
+    ),
 }
 
 
@@ -80,12 +94,13 @@ class StaticToken:
 class SignIn:
     """All that a sign-in depends on; equal sign-ins share their token.
 
-    :param method: ``acs`` or ``entra``
-    :param client_id: account name (ACS), client id (Entra ID), or empty
+    :param method: ``acs``, ``entra`` or ``api_key``
+    :param client_id: account name (ACS), client id (Entra ID), subscription id (API key), or empty
     :param tenant_id: the Entra ID tenant
     :param managed_identity: sign in as the machine (or the pod), by this identity if `client_id` is set
     :param token_url: post the form there ourselves
     :param cloud: key of `CLOUDS`
+    :param resource: what the token is for (Entra ID); empty: the cloud's v2 media service
     :param authority: a private Entra ID, https
     :param verify: True, or the path of a CA bundle
     :param timeout: seconds that one request may take
@@ -98,9 +113,15 @@ class SignIn:
     managed_identity: bool = False
     token_url: str = ""
     cloud: str = "public"
+    resource: str = ""
     authority: str = ""
     verify: bool | str = True
     timeout: float = 30.0
+
+    @property
+    def audience(self) -> str:
+        """What the token is for."""
+        return self.resource or CLOUDS[self.cloud].media
 
 
 class CachedTokens:
@@ -156,6 +177,8 @@ def shared_tokens(sign_in: SignIn) -> CachedTokens:
     fetch = _azure_identity_token
     if sign_in.method == "acs":
         fetch = _acs_token
+    elif sign_in.method == "api_key":
+        fetch = _api_key_token
     elif sign_in.token_url:
         fetch = _entra_form_token
     return CachedTokens(partial(fetch, sign_in))
@@ -174,7 +197,7 @@ def _acs_token(sign_in: SignIn, time_left: float | None) -> tuple[str, float]:
 
 def _entra_form_token(sign_in: SignIn, time_left: float | None) -> tuple[str, float]:
     """Sign in at a token end point by hand: azure-identity speaks to no plain http and to no other path."""
-    resource = CLOUDS[sign_in.cloud].resource
+    resource = sign_in.audience
     form = {
         "grant_type": "client_credentials",
         "client_id": sign_in.client_id,
@@ -199,7 +222,7 @@ def _azure_identity_token(sign_in: SignIn, time_left: float | None) -> tuple[str
     statuses: list[int] = []
     try:
         with _credential(sign_in, timeout, statuses) as credential:
-            token = credential.get_token(f"{CLOUDS[sign_in.cloud].resource}/.default")
+            token = credential.get_token(f"{sign_in.audience}/.default")
     except (AzureError, ValueError) as exc:
         raise _azure_error(exc, sign_in, statuses[-1] if statuses else None) from exc
     return token.token, token.expires_on - time.time()
@@ -259,25 +282,9 @@ def _is_passing(exc: Exception, status: int | None) -> bool:
 
 
 def _post_form(url: str, form: dict[str, str], sign_in: SignIn, time_left: float | None) -> tuple[str, float]:
-    """Post a client-credentials form, and take token and lifetime from the answer.
-
-    The session lives for this one request: tokens are fetched once an hour, by any thread.
-    """
-    with Wire(verify=sign_in.verify, read_timeout=sign_in.timeout) as wire:
-        answer = wire.exchange(
-            "POST",
-            url,
-            headers={"Content-Type": "application/x-www-form-urlencoded", "Accept": "application/json"},
-            body=urlencode(form).encode(),
-            time_left=time_left,
-        )
+    """Post a client-credentials form, and take token and lifetime from the answer."""
+    answer = _post(url, urlencode(form), "application/x-www-form-urlencoded", sign_in, time_left)
     host = urlsplit(url).netloc
-    if answer.status in (408, 429) or answer.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        raise TransientError(
-            f"The token end point {host} has trouble ({answer.status} {answer.reason})",
-            retry_after=answer.retry_after,
-            status=answer.status,
-        )
     if answer.status != HTTPStatus.OK:
         reason = _without(sign_in.secret, _oauth_error(answer))[:300]
         raise SignInError(
@@ -291,6 +298,69 @@ def _post_form(url: str, form: dict[str, str], sign_in: SignIn, time_left: float
         return str(document["access_token"]), float(document["expires_in"])
     except (KeyError, TypeError, ValueError) as exc:
         raise TransientError(f"The token end point {host} answered without a token") from exc
+
+
+def _api_key_token(sign_in: SignIn, time_left: float | None) -> tuple[str, float]:
+    """Sign in at RMS with an API key, for which it answers with a bare JWT ("RMS API authentication")."""
+    body = json.dumps({"subscriptionId": sign_in.client_id, "apiKey": sign_in.secret})
+    answer = _post(sign_in.token_url, body, "application/json", sign_in, time_left)
+    host = urlsplit(sign_in.token_url).netloc
+    reason = _without(sign_in.secret, f"{answer.status} {answer.reason}".strip())
+    if answer.status in (400, 401, 403):
+        raise SignInError(
+            f"{host} gave no token for the API key ({reason}). The key itself, which is not the token, may "
+            "have expired or been deleted: look at it in the RMS console and put a new one into password; "
+            "look at extra.subscription_id, too",
+            status=answer.status,
+        )
+    if answer.status != HTTPStatus.OK:
+        raise RefusedError(
+            f"{host} has no sign-in for API keys at {urlsplit(sign_in.token_url).path} ({reason}): look at "
+            "the connection's host",
+            status=answer.status,
+        )
+    token = answer.body.decode("utf-8-sig", "replace").strip().strip('"')
+    return token, _lifetime(token, host)
+
+
+def _lifetime(token: str, host: str) -> float:
+    """Return for how many seconds a JWT is good, by its own account: it is not ours to verify."""
+    # Not at the top: it imports cryptography.
+    import jwt
+
+    try:
+        claims = jwt.decode(token, options={"verify_signature": False})
+        # By the service's own clock, if it tells when it made it.
+        seconds = float(claims["exp"]) - float(claims.get("iat") or time.time())
+    except (jwt.InvalidTokenError, KeyError, OverflowError, TypeError, ValueError):
+        seconds = math.nan
+    if not math.isfinite(seconds):
+        # The reason is not shown: it may quote the token.
+        raise TransientError(f"{host} answered with no token that tells when it expires")
+    return seconds
+
+
+def _post(url: str, body: str, content_type: str, sign_in: SignIn, time_left: float | None) -> Answer:
+    """Post to a token end point.
+
+    The session lives for this one request: tokens are fetched once an hour, by any thread.
+    """
+    with Wire(verify=sign_in.verify, read_timeout=sign_in.timeout) as wire:
+        answer = wire.exchange(
+            "POST",
+            url,
+            headers={"Content-Type": content_type, "Accept": "application/json, text/plain"},
+            body=body.encode(),
+            time_left=time_left,
+        )
+    if answer.status in (408, 429) or answer.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        reason = _without(sign_in.secret, answer.reason)
+        raise TransientError(
+            f"The token end point {urlsplit(url).netloc} has trouble ({answer.status} {reason})",
+            retry_after=answer.retry_after,
+            status=answer.status,
+        )
+    return answer
 
 
 def _oauth_error(answer: Answer) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
 
 import tenacity
 
@@ -19,6 +20,7 @@ from airflow_ams.api.retries import Retries
 from airflow_ams.api.wire import Answer, NoAnswerError, Wire
 
 if TYPE_CHECKING:
+    from airflow_ams.api.pace import Pace
     from airflow_ams.api.tokens import TokenSource
 
 _T = TypeVar("_T")
@@ -35,7 +37,9 @@ class Transport:
     :param tokens: where the bearer token comes from
     :param wire: the session to speak on; the transport closes it
     :param headers: sent with each request
-    :param redirect_hosts: hosts that a 301 may lead to, besides the service's own
+    :param redirect_hosts: hosts that a 301 may lead to, besides the service's own; None: it is not followed
+    :param advice: by status, what to do about an answer that refuses a request
+    :param pace: how fast to read; None: at once
     :param retries: what `send` does unless told otherwise
 
     `requests` counts what was sent to the service, without sign-ins.
@@ -48,7 +52,9 @@ class Transport:
         wire: Wire,
         *,
         headers: Mapping[str, str] | None = None,
-        redirect_hosts: tuple[str, ...] = (),
+        redirect_hosts: tuple[str, ...] | None = (),
+        advice: Mapping[int, str] | None = None,
+        pace: Pace | None = None,
         retries: Retries | None = None,
     ) -> None:
         self._configured_base = base_url
@@ -57,6 +63,8 @@ class Transport:
         self._wire = wire
         self._headers = dict(headers or {})
         self._redirect_hosts = redirect_hosts
+        self._advice = advice or {}
+        self._pace = pace
         self._retries = retries or Retries()
         self.requests = 0
 
@@ -103,7 +111,7 @@ class Transport:
                     answer = self._follow(method, path, body, all_headers, token, left)
             with doubts():
                 if answer.status >= HTTPStatus.MULTIPLE_CHOICES:
-                    raise _error_of(answer, token)
+                    raise _error_of(answer, token, self._advice)
                 return parse(answer)
 
         return _retrying(policy)(attempt)
@@ -123,6 +131,8 @@ class Transport:
     ) -> Answer:
         """Send a request, and again to the base that a 301 names; the token goes along by hand."""
         for _ in range(MAX_HOPS + 1):
+            if self._pace and method == "GET":
+                self._pace.wait(time_left)
             self.requests += 1
             answer = self._wire.exchange(
                 method,
@@ -132,7 +142,9 @@ class Transport:
                 body=json.dumps(body(self._base)).encode() if body else None,
                 time_left=time_left,
             )
-            if answer.status != HTTPStatus.MOVED_PERMANENTLY:
+            if self._pace:
+                self._pace.learn(answer)
+            if answer.status != HTTPStatus.MOVED_PERMANENTLY or self._redirect_hosts is None:
                 return answer
             self._base = redirected_base(
                 answer.headers.get("Location", ""),
@@ -190,50 +202,58 @@ def _retrying(policy: Retries) -> tenacity.Retrying:
     )
 
 
-def _error_of(answer: Answer, token: str) -> ServiceError:
+def _error_of(answer: Answer, token: str, advice: Mapping[int, str]) -> ServiceError:
     """Make the error that an answer of 300 or more stands for; what it quotes holds no secret."""
-    code, text = (
+    code, text, reference = (
         without_signatures(said.replace(token, "***"))[:MAX_ERROR_TEXT] for said in _service_message(answer)
     )
-    reason = answer.reason.replace(token, "***")
+    reason = without_signatures(answer.reason.replace(token, "***"))
     said = f"{answer.status} {reason}".strip() + (f": {text}" if text else "")
+    request_id = reference or answer.request_id
     if answer.status in _BUSY or answer.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         return TransientError(
             f"The service has trouble ({said})",
             retry_after=answer.retry_after,
             status=answer.status,
             code=code or None,
-            request_id=answer.request_id,
+            request_id=request_id,
         )
-    advice = _ADVICE.get(answer.status, "")
     return RefusedError(
-        f"The service refused the request ({said}){advice}",
+        f"The service refused the request ({said}){advice.get(answer.status, _where_else(answer))}",
         status=answer.status,
         code=code or None,
-        request_id=answer.request_id,
+        request_id=request_id,
     )
 
 
-_ADVICE = {
-    400: ". The request or its x-ms-version is not one that it takes (extra.api_version)",
-    401: (
-        ". It does not accept the token: look at the connection's login and password; a service principal "
-        "also needs the Contributor role on the media account"
-    ),
-    403: ". The account is disabled or over its quota, or this identity may not do that",
-}
+def _where_else(answer: Answer) -> str:
+    if answer.status >= HTTPStatus.BAD_REQUEST:
+        return ""
+    try:
+        host = urlsplit(answer.headers.get("Location", "")).hostname
+    except ValueError:
+        host = None
+    where = host or "another address"
+    return f". It redirects to {where}, where the token is not sent: look at the connection's host"
 
 
-def _service_message(answer: Answer) -> tuple[str, str]:
-    """Take code and text out of an error body in any of the services' JSON forms, or out of none of them."""
+def _service_message(answer: Answer) -> tuple[str, str, str]:
+    """Take code, text and reference out of an error body in any of the services' JSON forms.
+
+    The reference is what MK.IO's support asks for ("Error handling"). A body that is none of these says
+    nothing.
+    """
     try:
         document = json.loads(answer.body)
     except (RecursionError, ValueError):
-        return "", ""
+        return "", "", ""
     error = document.get("error") or document.get("odata.error") if isinstance(document, dict) else None
+    if isinstance(error, str):
+        error = {"code": answer.reason or "Error", "detail": error}
     if not isinstance(error, dict):
-        return "", ""
-    message = error.get("message")
+        return "", "", ""
+    message = error.get("message") or error.get("detail")
     if isinstance(message, dict):
         message = message.get("value")
-    return str(error.get("code") or ""), " ".join(str(message or "").split())
+    reference = str(document.get("ref") or "")
+    return str(error.get("code") or ""), " ".join(str(message or "").split()), reference

@@ -5,16 +5,22 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime, timedelta, timezone
+from datetime import datetime
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote, unquote
 from xml.etree import ElementTree
 
-from airflow_ams.api import SweepPage
-from airflow_ams.api.errors import JobNotFoundError, MalformedIdError, RefusedError, TransientError
+from airflow_ams.api import IsNews, SweepPage
+from airflow_ams.api.errors import (
+    JobNotFoundError,
+    MalformedIdError,
+    RefusedError,
+    TransientError,
+    explain_refused_cancel,
+)
 from airflow_ams.api.model import (
     Job,
     JobError,
@@ -26,6 +32,7 @@ from airflow_ams.api.model import (
     without_query,
 )
 from airflow_ams.api.retries import Retries
+from airflow_ams.api.times import time_or_none, utc
 from airflow_ams.api.transport import Transport
 from airflow_ams.api.wire import Answer
 
@@ -35,6 +42,16 @@ PAGE = 1000
 """Rows that the service answers with at most, whatever ``$top`` says ("Quotas and limitations")."""
 
 EXAMPLE_ID = "nb:jid:UUID:f3c43f94-327f-2347-90bb-3bf79f8559f1"
+
+ADVICE = {
+    400: ". The request or its x-ms-version is not one that it takes (extra.api_version)",
+    401: (
+        ". It does not accept the token: look at the connection's login and password; a service principal "
+        "also needs the Contributor role on the media account"
+    ),
+    403: ". The account is disabled or over its quota, or this identity may not do that",
+}
+"""What to do about a status."""
 
 _STATES = (
     JobState.QUEUED,
@@ -49,8 +66,6 @@ _STATES = (
 
 _GUID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
 _ID = re.compile(rf"nb:(jid|cid|mpid):uuid:({_GUID})", re.IGNORECASE)
-_MILLISECONDS = re.compile(r"/Date\((-?\d+)(?:[+-]\d{4})?\)/")
-_ISO_TIME = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d+))?(Z|[+-]\d\d:\d\d)?", re.IGNORECASE)
 
 
 def _sweep_form(is_split: bool, is_ordered: bool, is_reduced: bool) -> tuple[str, ...]:
@@ -85,6 +100,8 @@ class V2Service:
 
     :param transport: the conversation to have it on
     """
+
+    lists_progress = False
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
@@ -122,6 +139,10 @@ class V2Service:
             raise TransientError(f"The service answered with another job than {job_id}")
         return _job(rows[0])
 
+    def poll_job(self, job_id: str, last: Job | None, *, retries: Retries | None = None) -> Job:
+        """Read where a job stands."""
+        return self.get_job(job_id, retries=retries)
+
     def with_tasks(self, job: Job, *, retries: Retries | None = None) -> Job:
         """Read the job's tasks, which hold its percent and its errors; one request."""
         rows = self._read(f"Jobs({_literal(job.id)})/Tasks", retries=retries)
@@ -130,7 +151,9 @@ class V2Service:
             job,
             tasks=tasks,
             errors=tuple(error for task in tasks for error in task.errors),
-            progress=job.progress if job.state is JobState.FINISHED else mean_progress(tasks),
+            progress=job.progress
+            if job.state is JobState.FINISHED
+            else mean_progress([task.progress for task in tasks]),
         )
 
     def with_outputs(self, job: Job, *, retries: Retries | None = None) -> Job:
@@ -172,20 +195,17 @@ class V2Service:
                     seen.add(job.id)
                     yield job
 
+    def sweep_scopes(self, wanted: Collection[str]) -> Mapping[str, Collection[str]]:
+        """Say in which lists jobs would be: all in the account's."""
+        return {"": wanted}
+
     def sweep_page(
-        self,
-        query: str,
-        cursor: str | None,
-        is_news: Callable[[str, JobState], bool],
-        *,
-        retries: Retries | None = None,
+        self, scope: str, query: str, cursor: str | None, is_news: IsNews, *, retries: Retries | None = None
     ) -> SweepPage:
         """Read one page of the active jobs with one request.
 
         :param query: one of those of a form of `sweep_forms`
         :param cursor: of the page; None: it is the first
-        :param is_news: told each job's id and state; whether to make a `Job` of it, which costs ten times
-            as much as reading these two
         """
         rows, skip = self._rows(query, int(cursor or 0), retries)
         ids: set[str] = set()
@@ -196,7 +216,7 @@ class V2Service:
                 # Its errors and outputs are not here; nor should it be.
                 continue
             ids.add(job_id)
-            if is_news(job_id, state):
+            if is_news(job_id, state, None):
                 news.append(_job(row))
         return SweepPage(ids, news, None if skip is None else str(skip))
 
@@ -260,14 +280,7 @@ class V2Service:
             if exc.status != HTTPStatus.BAD_REQUEST:
                 raise
             # The service answers 400 for a job that is final or on its way, which a repeated call finds too.
-            state = self.get_job(job_id, retries=retries).state
-            if state in (JobState.CANCELING, JobState.CANCELED):
-                return
-            if not state.is_final:
-                raise
-            raise RefusedError(
-                f"Job {job_id} cannot be canceled any more: it is {state}", status=exc.status
-            ) from exc
+            explain_refused_cancel(exc, job_id, self.get_job(job_id, retries=retries).state)
 
     def delete_job(self, job_id: str) -> None:
         """Delete the record of a job that has ended; its output assets stay.
@@ -276,8 +289,13 @@ class V2Service:
         """
         self._write("DELETE", job_id)
 
-    def set_priority(self, job_id: str, priority: int) -> None:
-        """Change the priority of a job that is still Queued."""
+    def set_priority(self, job_id: str, priority: int | str) -> None:
+        """Change the priority of a job that is still Queued.
+
+        :raises RefusedError: it is no number
+        """
+        if not isinstance(priority, int):
+            raise RefusedError(f"The priority {priority!r} is no whole number, which the v2 API wants")
         self._write("MERGE", job_id, {"Priority": priority})
 
     def get_outputs(self, job_id: str) -> tuple[JobOutput, ...]:
@@ -384,8 +402,15 @@ def _known_id(text: str, kind: str, field: str, example: str | None = None) -> s
     found = _ID.fullmatch(unquote(text).strip()) if isinstance(text, str) else None
     if found is None or found[1].lower() != kind:
         example = example or f"nb:{kind}:UUID:{EXAMPLE_ID.rpartition(':')[2]}"
-        raise MalformedIdError(f"{field} {str(text)[:200]!r} is no v2 id; one looks like {example}")
+        raise MalformedIdError(
+            f"{field} {str(text)[:200]!r} is no v2 id; one looks like {example}{_other_api(text, kind)}"
+        )
     return f"nb:{kind}:UUID:{found[2].lower()}"
+
+
+def _other_api(text: Any, kind: str) -> str:
+    is_path = kind == "jid" and re.fullmatch(r"(.*/)?[\w.-]+/[\w.-]+", str(text)) is not None
+    return ". If the job is on another API, say so in the connection's extra.api" if is_path else ""
 
 
 def _known_case(job_id: Any) -> str:
@@ -399,9 +424,7 @@ def _literal(text: str) -> str:
 
 
 def _datetime_literal(moment: datetime) -> str:
-    if moment.tzinfo is None:
-        raise ValueError(f"{moment!r} has no time zone; give an aware datetime")
-    return f"datetime'{moment.astimezone(timezone.utc).strftime('%Y-%m-%dT%H:%M:%S.%f')}'"
+    return f"datetime'{utc(moment).strftime('%Y-%m-%dT%H:%M:%S.%f')}'"
 
 
 def _page(answer: Answer) -> tuple[list[dict[str, Any]], bool]:
@@ -445,10 +468,10 @@ def _job(row: Mapping[str, Any]) -> Job:
         name=str(row.get("Name") or ""),
         state=state,
         progress=100.0 if state is JobState.FINISHED else None,
-        created=_time(row.get("Created")),
-        modified=_time(row.get("LastModified")),
-        started=_time(row.get("StartTime")),
-        ended=_time(row.get("EndTime")),
+        created=time_or_none(row.get("Created")),
+        modified=time_or_none(row.get("LastModified")),
+        started=time_or_none(row.get("StartTime")),
+        ended=time_or_none(row.get("EndTime")),
         # Milliseconds, printed as 0, 0.0, 39605 or 39605.0.
         duration=_number(row.get("RunningDuration")) / 1000,
         priority=int(_number(row.get("Priority"))),
@@ -463,8 +486,8 @@ def _task(row: Mapping[str, Any], number: int) -> JobTask:
         name=name,
         state=_state(row.get("State")),
         progress=_number(row.get("Progress")),
-        started=_time(row.get("StartTime")),
-        ended=_time(row.get("EndTime")),
+        started=time_or_none(row.get("StartTime")),
+        ended=time_or_none(row.get("EndTime")),
         errors=tuple(
             JobError(code=str(e.get("Code") or "Unknown"), message=str(e.get("Message") or ""), task=name)
             for e in _collection(row.get("ErrorDetails"))
@@ -493,40 +516,6 @@ def _number(value: Any) -> float:
     except (OverflowError, TypeError, ValueError):
         return 0.0
     return number if math.isfinite(number) else 0.0
-
-
-def _time(value: Any) -> datetime | None:
-    """Read a time; what is none is as good as unset: how a job ended counts, not when."""
-    try:
-        return parse_time(value)
-    except ValueError:
-        return None
-
-
-def parse_time(text: Any) -> datetime | None:
-    """Read a time of the service: ISO with 0 to 7 digits and any or no zone, or ``/Date(ms)/``; UTC.
-
-    :returns: an aware time, or None for null and for the year 1, by which the service means "unset"
-    :raises ValueError: it is none of these
-    """
-    if text is None:
-        return None
-    try:
-        moment = _moment(str(text))
-    except (OverflowError, ValueError) as exc:
-        raise ValueError(f"{str(text)[:50]!r} is no time of the service's") from exc
-    return None if moment.year == 1 else moment
-
-
-def _moment(text: str) -> datetime:
-    if ticks := _MILLISECONDS.fullmatch(text):
-        return datetime(1970, 1, 1, tzinfo=timezone.utc) + timedelta(milliseconds=int(ticks[1]))
-    parts = _ISO_TIME.fullmatch(text)
-    if parts is None:
-        raise ValueError("neither ISO nor ticks")
-    zone = "+00:00" if not parts[3] or parts[3] in "Zz" else parts[3]
-    fraction = (parts[2] or "").ljust(6, "0")[:6]
-    return datetime.fromisoformat(f"{parts[1]}.{fraction}{zone}").astimezone(timezone.utc)
 
 
 def _check_keys(what: str, given: Any, known: Sequence[str]) -> None:

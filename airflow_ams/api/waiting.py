@@ -10,7 +10,7 @@ import time
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from airflow_ams.api.errors import RefusedError
@@ -377,7 +377,7 @@ class JobListWait(JobWait):
         if how is End.QUEUE_TIMEOUT:
             self.overdue = (*self.overdue, job_id)
         if how is End.SUCCEEDED and job is not None:
-            self._documents[job_id] = document(job)
+            self._documents[job_id] = document(job if self.wants_outputs else replace(job, outputs=None))
         else:
             self._failures.append((how, text))
         if self._failures and (self._fail_fast or not self._pending):

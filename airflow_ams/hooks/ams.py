@@ -78,8 +78,10 @@ class AmsHook(BaseHook):
         return self.get_conn().iter_jobs(states=states, since=since, until=until)
 
     def submit_job(self, spec: Mapping[str, Any]) -> Job:
-        """Create a job; `airflow_ams.api.v2.V2Service.submit_job` shows what a spec holds.
+        """Create a job.
 
+        :param spec: what it is made of: `airflow_ams.api.v2.V2Service.submit_job` says what that holds on v2,
+            `airflow_ams.api.v3_spec` what it does elsewhere
         :raises airflow_ams.api.errors.UncertainError: the answer was lost; look before creating it again
         """
         return self.get_conn().submit_job(spec)
@@ -96,8 +98,11 @@ class AmsHook(BaseHook):
         """Delete the record of a job that has ended; its output assets stay."""
         self.get_conn().delete_job(job_id)
 
-    def set_job_priority(self, job_id: str, priority: int) -> None:
-        """Change the priority of a job that is still queued; larger runs first."""
+    def set_job_priority(self, job_id: str, priority: int | str) -> None:
+        """Change the priority of a job that is still queued.
+
+        :param priority: a number, larger runs first; or, except on v2, ``Low``, ``Normal`` or ``High``
+        """
         self.get_conn().set_priority(job_id, priority)
 
     def get_output_assets(self, job_id: str) -> tuple[JobOutput, ...]:

@@ -69,13 +69,13 @@ class AmsJobSensor(BaseSensorOperator):
     Queued, Scheduled, Processing,        the wait goes on, until ``timeout``
     Canceling, or a state not known here
     Finished                              success; XCom ``return_value`` is the job's document
-    Error                                 `AmsJobFailed` with every task's code and message
+    Error; Finished with a failed output  `AmsJobFailed` with every task's, or output's, code and message
     Canceled                              `AmsJobCanceled`
     no such job                           asked again for ``not_found_grace`` seconds, then
                                           `AmsJobNotFound`
     400, 403, a second 401; malformed id; `AmsRefused`
     bad connection
-    404, 405, 410 and the like            `AmsRefused` in the first poll; later the wait goes on
+    a gateway's 404, 405, 410 and so on   `AmsRefused` in the first poll; later the wait goes on
     busy, broken or unreachable           the wait goes on, until ``timeout``
     ``timeout``, ``queue_timeout``        ``AirflowSensorTimeout``
     ===================================== ==========================================================
@@ -88,9 +88,10 @@ class AmsJobSensor(BaseSensorOperator):
     connection share one poll. ``timeout`` and ``execution_timeout`` then end the wait to the second, as in
     poke mode (the latter by ``AirflowTaskTimeout``, which is retried); both count from the try's beginning.
 
-    :param job_id: the job's id, e.g. ``nb:jid:UUID:f3c43f94-…``, or a list of ids, of which each must finish
-        and which makes XCom a list of documents in that order (outputs is null in more than 100); or an
-        upstream task's output (templated)
+    :param job_id: the job's id, which is ``nb:jid:UUID:f3c43f94-…`` on the v2 API and ``transform/job`` (or
+        the full resource id) on the others; or a list of ids, of which each must finish and which makes XCom
+        a list of documents in that order (outputs is null in more than 100); or an upstream task's output
+        (templated)
     :param ams_conn_id: the connection (templated); ``ams_default`` unless given
     :param not_found_grace: seconds after the wait's first poll for which an unknown id is asked for again;
         60 unless given

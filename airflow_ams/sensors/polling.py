@@ -56,7 +56,7 @@ class Poll:
         self._answers = int(has_answered)
         self._sweep = Sweep()
         self._last: Job | None = None
-        self._states: dict[str, JobState] = {}
+        self._jobs: dict[str, Job] = {}
         # Those whose last read failed have their turn after the others.
         self._failed: set[str] = set()
         # Jobs of which all but why they failed, or what they wrote, is known; and since when that fails.
@@ -129,10 +129,12 @@ class Poll:
             self._saw(job)
         return [job_id for job_id in unread if job_id not in swept.seen]
 
-    def _is_news(self, job_id: str, state: JobState) -> bool:
+    def _is_news(self, job_id: str, state: JobState, _: float | None) -> bool:
+        # Only a wait on many jobs sweeps, which does not log percent.
         if job_id not in self.wait.pending:
             return False
-        return self._states.get(job_id) is not state or job_id in self.wait.queue_limits
+        last = self._jobs.get(job_id)
+        return last is None or last.state is not state or job_id in self.wait.queue_limits
 
     def _each(
         self, job_ids: Iterable[str], read: Callable[[str, Retries], object]
@@ -162,7 +164,7 @@ class Poll:
     def _fetch(self, service: MediaService, job_id: str, retries: Retries) -> None:
         try:
             with self._doubting_refusals():
-                job = service.get_job(job_id, retries=retries)
+                job = service.poll_job(job_id, self._jobs.get(job_id), retries=retries)
         except JobNotFoundError:
             self._answers += 1
             self._say(self.wait.miss(job_id))
@@ -247,7 +249,7 @@ class Poll:
     def _saw(self, job: Job) -> None:
         self._last = job
         self._ended.pop(job.id, None)
-        self._states[job.id] = job.state
+        self._jobs[job.id] = job
         if failure := self.wait.see(job):
             self._log.warning("%s", failure)
         if self.wait.wants_progress:

@@ -7,6 +7,7 @@ import math
 import time
 from collections import deque
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -142,8 +143,11 @@ class Fetches:
 
     async def _read_job(self, job: Watched) -> Job | None:
         """Fetch a job; tell of one that is not there, or that we must not read, and return None."""
+        # One that has just left the list has ended, mostly, so all of it is wanted.
+        has_left = job.id in self._waiters.gone and not job.is_off_list
+        last = None if has_left else job.job
         try:
-            found = await self._pool.call(partial(read_job, job_id=job.id))
+            found = await self._pool.call(partial(read_job, job_id=job.id, last=last))
         except JobNotFoundError:
             self._trouble.answered(time.monotonic())
             await self._waiters.missed(job)
@@ -174,7 +178,7 @@ class Fetches:
             elif self._trouble.is_outage:
                 # As long as nothing at all is answered it is too early to go on without them.
                 with suppress(JobNotFoundError, RefusedError):
-                    await self._pool.call(partial(read_job, job_id=job.id))
+                    await self._pool.call(partial(read_job, job_id=job.id, last=found))
                 self._trouble.answered(time.monotonic())
             await self._waiters.saw_without_details(job, found, exc)
             return
@@ -193,17 +197,19 @@ class Fetches:
         before = job.job
         if before is None:
             return
-        found = await self._with_percent(job, before)
-        if job.job is before and found is not before:
+        asked = before
+        if self._waiters.has_old_percent(job):
+            # What is known of it came with an earlier reading, and is not taken for an answer.
+            asked = replace(before, progress=None, outputs=None)
+        found = await self._with_percent(job, asked)
+        if job.job is before and found is not asked:
             await self._waiters.saw(found, is_single=job.is_off_list)
 
     async def _with_percent(self, job: Watched, found: Job) -> Job:
         """Read how far a job is, if somebody wants to know; a nicety, so errors are ignored."""
-        if not any(waiter.wait.wants_progress for waiter in job.waiters):
+        if not job.wants_progress:
             return found
         try:
-            found = await self._pool.call(partial(read_percent, job=found))
+            return await self._pool.call(partial(read_percent, job=found))
         except ServiceError:
             return found
-        job.percent_at = time.monotonic()
-        return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Set
 from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -13,8 +13,8 @@ from airflow_ams.api.model import Job, JobState
 from airflow_ams.api.retries import NO_RETRIES, Retries
 
 if TYPE_CHECKING:
-    from airflow_ams.api import MediaService
-    from airflow_ams.api.sweep import IsNews, Sweep, Swept
+    from airflow_ams.api import IsNews, MediaService
+    from airflow_ams.api.sweep import Sweep, Swept
     from airflow_ams.api.waiting import JobWait
 
 _LATER_PAGES = Retries(tries=5, within=30.0, max_wait=5.0)
@@ -22,18 +22,18 @@ _NOTHING: MappingProxyType[str, Any] = MappingProxyType({})
 
 
 def read_list(
-    service: MediaService, *, sweep: Sweep, wanted: Collection[str], is_news: IsNews
+    service: MediaService, *, sweep: Sweep, wanted: Collection[str], due: Set[str], is_news: IsNews
 ) -> Swept | None:
     """Sweep once; the watch's own back-off is what repeats it.
 
     That would end all sweeps of many pages in bad times, so only the first page is asked for once.
     """
-    return sweep.read(service, wanted, is_news, retries=NO_RETRIES, later=_LATER_PAGES)
+    return sweep.read(service, wanted, is_news, due=due, retries=NO_RETRIES, later=_LATER_PAGES)
 
 
-def read_job(service: MediaService, *, job_id: str) -> Job:
-    """Fetch a job."""
-    return service.get_job(job_id, retries=NO_RETRIES)
+def read_job(service: MediaService, *, job_id: str, last: Job | None) -> Job:
+    """Fetch a job; `last` is the reading before."""
+    return service.poll_job(job_id, last, retries=NO_RETRIES)
 
 
 def read_details(service: MediaService, *, job: Job, outputs: bool) -> Job:
@@ -67,10 +67,14 @@ def slim(found: Job, job_id: str, before: Job | None) -> Job:
     else:
         tasks = tuple(replace(task, raw=_NOTHING, history=()) for task in found.tasks)
         progress = found.progress
-    if found.state is not JobState.PROCESSING:
+    if found.state.is_final:
         return replace(found, id=job_id, raw=raw, tasks=tasks)
+    # Of several outputs the log tells where each one stands.
+    outputs = found.outputs if found.outputs is not None and len(found.outputs) > 1 else None
+    if found.state is not JobState.PROCESSING:
+        return replace(found, id=job_id, raw=raw, tasks=tasks, outputs=outputs)
     # Most jobs are in this state, and no wait asks when they began.
-    return Job(job_id, found.name, found.state, progress, tasks=tasks, raw=raw)
+    return Job(job_id, found.name, found.state, progress, tasks=tasks, outputs=outputs, raw=raw)
 
 
 def is_about_all(error: ServiceError) -> bool:

@@ -41,6 +41,7 @@ class Watched:
         "read_at",
         "retry_at",
         "tries",
+        "wants_progress",
     )
 
     def __init__(self, job_id: str, interval: float) -> None:
@@ -61,6 +62,8 @@ class Watched:
         self.is_being_read = False
         self.is_asked_for = False
         """Somebody is to hear of its next reading, even if nothing has changed."""
+        self.wants_progress = False
+        """Somebody wants to know its percent."""
         self.is_off_list = False
         """It is active, as a fetch of it has shown, but not in the list of the active jobs."""
 

@@ -19,7 +19,7 @@ from airflow_ams.api.sweep import Swept
 from airflow_ams.api.waiting import JobWait
 from airflow_ams.triggers.alarms import SLICE, Alarm, Alarms
 from airflow_ams.triggers.reading import slim
-from airflow_ams.triggers.schedule import EARLY, Schedule, Watched, jittered
+from airflow_ams.triggers.schedule import EARLY, NEVER, Schedule, Watched, jittered
 
 HEARTBEAT = 60.0
 """Seconds between two looks at whether a task's log has been silent for too long."""
@@ -86,6 +86,8 @@ class Waiters:
         self.running: dict[str, Watched] = {}
         self._waiters: dict[Waiter, None] = {}
         self._alarms = Alarms(self._ring)
+        # When the last list was begun that tells percent.
+        self._percent_at = NEVER
         # Those whose lists of jobs have changed, and when to look whose log is silent.
         self._touched: dict[Waiter, None] = {}
         self._heartbeats: deque[tuple[float, list[Waiter]]] = deque()
@@ -157,14 +159,19 @@ class Waiters:
         self.schedule.set_interval(job, min(job.interval, waiter.interval))
         self.schedule.add(job)
         job.enter(waiter)
+        job.wants_progress |= waiter.wait.wants_progress
         job.is_asked_for = True
 
     # -- readings
 
-    def is_news(self, job_id: str, state: JobState) -> bool:
+    def is_news(self, job_id: str, state: JobState, progress: float | None) -> bool:
         """Tell a sweep which jobs to look at; called in its thread, for every active job of the account."""
         job = self.jobs.get(job_id)
-        return job is not None and (job.is_asked_for or job.job is None or job.job.state is not state)
+        if job is None:
+            return False
+        if job.is_asked_for or job.is_off_list or job.job is None or job.job.state is not state:
+            return True
+        return job.wants_progress and progress is not None and _has_moved(job.job.progress, progress)
 
     @property
     def hurried(self) -> list[Watched]:
@@ -189,6 +196,8 @@ class Waiters:
         job = self.jobs.get(found.id)
         if job is None:
             return
+        if found.progress is not None:
+            job.percent_at = time.monotonic()
         job.job = slim(found, job.id, job.job)
         job.forget_failures()
         job.is_off_list = is_single
@@ -231,17 +240,24 @@ class Waiters:
         for job_id in swept.seen & self.gone.keys():
             # It is in the list after all.
             self.gone.pop(job_id).forget_failures()
-        if swept.is_complete:
-            for job_id in swept.missing:
-                self._left(job_id, swept.began)
+        for job_id in swept.missing:
+            self._left(job_id, swept.began)
+        if len(swept.answered) == len(wanted):
             self.schedule.swept(swept.began, wanted)
+            self._percent_at = swept.began if swept.lists_progress else self._percent_at
         else:
-            for job_id in swept.seen & self.jobs.keys():
-                if self.jobs[job_id].read_at < swept.began:
-                    self.schedule.read(self.jobs[job_id], swept.began)
+            self._listed_some(swept)
         # Those who came to be in a hurry meanwhile.
         for job in self.hurried:
             self.schedule.add(job)
+
+    def _listed_some(self, swept: Swept) -> None:
+        """Note of each job by itself that a sweep has read it; one that it missed is still to be read."""
+        for job_id in (swept.answered - swept.missing) & self.jobs.keys():
+            job = self.jobs[job_id]
+            if job.read_at < swept.began:
+                self.schedule.read(job, swept.began)
+                job.percent_at = swept.began if swept.lists_progress else job.percent_at
 
     def _left(self, job_id: str, now: float) -> None:
         """Have a job fetched that is not in the list; one that never is, only once an interval."""
@@ -281,14 +297,27 @@ class Waiters:
     def _beat(self, waiter: Waiter) -> None:
         job = self.jobs.get(next(iter(waiter.wait.pending), ""))
         if job is not None and job.job is not None:
-            waiter.log(waiter.wait.line(job.job if waiter.wait.wants_progress else None, _percent_age(job)))
+            one = job.job if waiter.wait.wants_progress else None
+            waiter.log(waiter.wait.line(one, self._percent_age(job)))
+
+    def has_old_percent(self, job: Watched) -> bool:
+        """Whether the last reading of a job has not told its percent."""
+        return self._percent_time(job) < job.read_at
+
+    def _percent_age(self, job: Watched) -> float:
+        """Return how many seconds ago a job's percent was read."""
+        return time.monotonic() - self._percent_time(job)
+
+    def _percent_time(self, job: Watched) -> float:
+        return job.percent_at if job.is_off_list else max(job.percent_at, self._percent_at)
 
     def _follow(self, job: Watched) -> None:
         """Let a job have its turn in the reading of percent, if it has any and somebody wants to know."""
-        self.running.pop(job.id, None)
-        is_running = job.job is not None and job.job.state is JobState.PROCESSING
-        if is_running and any(waiter.wait.wants_progress for waiter in job.waiters):
-            self.running[job.id] = job
+        if job.wants_progress and job.job is not None and job.job.state is JobState.PROCESSING:
+            # However often it is read, it keeps its place.
+            self.running.setdefault(job.id, job)
+        else:
+            self.running.pop(job.id, None)
 
     def _tell(self, waiter: Waiter, job: Watched, at: float | None) -> None:
         if job.job is not None and waiter in self._waiters:
@@ -300,7 +329,7 @@ class Waiters:
         if not waiter.wait.wants_progress:
             self._touched[waiter] = None
         elif job.job is not None:
-            waiter.log(waiter.wait.line(job.job, _percent_age(job)))
+            waiter.log(waiter.wait.line(job.job, self._percent_age(job)))
             self._set_alarm(waiter)
         if job.id not in waiter.wait.pending:
             self._unwatch(job, waiter)
@@ -405,6 +434,6 @@ async def sliced(items: Iterable[_T]) -> AsyncIterator[_T]:
             began = time.monotonic()
 
 
-def _percent_age(job: Watched) -> float:
-    """Return how many seconds ago a job's percent was read."""
-    return time.monotonic() - job.percent_at
+def _has_moved(before: float | None, now: float) -> bool:
+    """Whether a percent is another to whoever reads it in the log."""
+    return before is None or round(before) != round(now)

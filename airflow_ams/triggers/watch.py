@@ -13,7 +13,7 @@ import contextvars
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
 from functools import partial
 from weakref import WeakKeyDictionary
 
@@ -78,7 +78,7 @@ class JobWatch:
         self._trouble = Trouble()
         self._fetches = Fetches(self._pool, self._waiters, self._trouble)
         self._sweep = Sweep()
-        self._listing: asyncio.Task[bool] | None = None
+        self._listing: asyncio.Task[Set[str]] | None = None
         self._listed_since = 0.0
         self._counted_requests = 0
 
@@ -193,7 +193,7 @@ class JobWatch:
         is_many = self._listing is not None or len(due) > JOBS_PER_PAGE
         if is_many and self._listing is None and self._sweep.pays(len(due)):
             self._listed_since = now
-            self._listing = asyncio.ensure_future(self._read_list())
+            self._listing = asyncio.ensure_future(self._read_list(due))
             self._listing.add_done_callback(self._listed)
         if self._listing is not None:
             due = await self._await_list(self._listing)
@@ -202,7 +202,7 @@ class JobWatch:
         if is_many and self._listing is None:
             self._fetches.read_percent()
 
-    async def _await_list(self, listing: asyncio.Task[bool]) -> list[Watched]:
+    async def _await_list(self, listing: asyncio.Task[Set[str]]) -> list[Watched]:
         """Wait for the list for a while; return the jobs that are to be fetched singly nevertheless."""
         await asyncio.wait([listing], timeout=_LIST_PATIENCE)
         if not listing.done():
@@ -210,11 +210,13 @@ class JobWatch:
         self._listing = None
         now = time.monotonic()
         error = listing.exception()
-        if error is None and listing.result():
+        if error is None and not listing.result():
             return self._waiters.hurried
         due = self._waiters.schedule.due(now)
         if error is None:
-            return due
+            # What a list takes care of is due again by now if that took long; the next one reads it.
+            left = {*listing.result(), *(job.id for job in self._waiters.hurried)}
+            return [job for job in due if job.id in left]
         if not isinstance(error, TransientError):
             raise error
         self._trouble.tally.failed(error, self._listed_since)
@@ -245,22 +247,29 @@ class JobWatch:
             raise
         await self._waiters.admit(newcomers)
 
-    async def _read_list(self) -> bool:
-        """Sweep; return whether all jobs have been looked for."""
+    async def _read_list(self, due: list[Watched]) -> Set[str]:
+        """Sweep; return the ids of the jobs that were not looked for."""
         waiters = self._waiters
         wanted = frozenset(job.id for job in waiters.schedule)
         swept = await self._pool.call(
-            partial(read_list, sweep=self._sweep, wanted=wanted, is_news=waiters.is_news)
+            partial(
+                read_list,
+                sweep=self._sweep,
+                wanted=wanted,
+                due=frozenset(job.id for job in due),
+                is_news=waiters.is_news,
+            )
         )
         if swept is None:
-            return False
-        self._trouble.answered(time.monotonic())
+            return wanted
+        if swept.answered or swept.seen:
+            self._trouble.answered(time.monotonic())
         async for job in sliced(swept.news):
             await waiters.listed(job, swept.began)
         waiters.swept(swept, wanted)
-        return swept.is_complete
+        return wanted - swept.answered
 
-    def _listed(self, listing: asyncio.Task[bool]) -> None:
+    def _listed(self, listing: asyncio.Task[Set[str]]) -> None:
         if not listing.cancelled():
             # Or it would be said that nobody has looked at it, when the last wait ends before the next round.
             listing.exception()

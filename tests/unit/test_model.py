@@ -176,8 +176,17 @@ def test_the_document_is_small_json() -> None:
         started=start,
         ended=None,
         duration=39.605,
-        errors=(JobError("E", "x" * (MAX_ERROR_TEXT + 100), "one"),),
-        outputs=(JobOutput("nb:cid:UUID:1", "out", "https://a.test/c?sig=1"),),
+        errors=(
+            JobError(
+                "E",
+                "x" * (MAX_ERROR_TEXT + 100),
+                "one",
+                category="Content",
+                retry="DoNotRetry",
+                details=(("D", "at https://a.test/c?sig=1"),),
+            ),
+        ),
+        outputs=(JobOutput("nb:cid:UUID:1", "out", "https://a.test/c?sig=1", label="720p"),),
     )
     assert json.loads(json.dumps(document(job))) == {
         "id": ID,
@@ -188,8 +197,17 @@ def test_the_document_is_small_json() -> None:
         "started": "2015-02-11T01:46:16.580000+00:00",
         "ended": None,
         "duration_seconds": 39.605,
-        "errors": [{"task": "one", "code": "E", "message": "x" * MAX_ERROR_TEXT}],
-        "outputs": [{"asset_id": "nb:cid:UUID:1", "name": "out", "uri": "https://a.test/c"}],
+        "errors": [
+            {
+                "task": "one",
+                "code": "E",
+                "message": "x" * MAX_ERROR_TEXT,
+                "category": "Content",
+                "retry": "DoNotRetry",
+                "details": [{"code": "D", "message": "at https://a.test/c?sig=***"}],
+            }
+        ],
+        "outputs": [{"asset_id": "nb:cid:UUID:1", "name": "out", "label": "720p", "uri": "https://a.test/c"}],
     }
     assert document(replace(job, outputs=None))["outputs"] is None
 
@@ -218,4 +236,4 @@ def test_any_job_has_a_document_and_a_line(
 def test_percent_is_the_mean_of_the_tasks(shares: tuple[float | None, ...], mean: float | None) -> None:
     """A job's percent is its tasks' mean, each held between 0 and 100."""
     tasks = tuple(JobTask("t", "t", JobState.PROCESSING, share) for share in shares)
-    assert mean_progress(tasks) == (None if mean is None else pytest.approx(mean))
+    assert mean_progress([task.progress for task in tasks]) == (None if mean is None else pytest.approx(mean))

@@ -18,7 +18,7 @@ from packaging.version import Version
 
 from airflow_ams import __version__
 from airflow_ams.hooks.ams import AmsHook
-from airflow_ams.hooks.connection import _CLOUDS
+from airflow_ams.hooks.credentials import CLOUDS as FORM_CLOUDS
 from airflow_ams.provider_info import CONN_FIELDS, get_provider_info
 
 AIRFLOW = Version(version("apache-airflow"))
@@ -96,7 +96,7 @@ def test_the_clouds_of_the_form_are_those_that_are_known() -> None:
     """The drop-down and the code do not drift apart."""
     from airflow_ams.api.tokens import CLOUDS
 
-    assert set(_CLOUDS) == set(CLOUDS)
+    assert set(FORM_CLOUDS) == set(CLOUDS)
 
 
 def test_schema_is_hidden_and_old_versions_hide_the_same() -> None:

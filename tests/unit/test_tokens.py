@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import builtins
+import json
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from typing import Any
 
+import jwt
 import pytest
 
 from airflow_ams.api import tokens as module
-from airflow_ams.api.errors import RefusedError, ServiceError, TransientError
+from airflow_ams.api.errors import RefusedError, ServiceError, SignInError, TransientError
 from airflow_ams.api.tokens import CachedTokens, SignIn, StaticToken, shared_tokens
-from airflow_ams.api.wire import NoAnswerError
+from airflow_ams.api.wire import Answer, NoAnswerError, Wire
 
 KEY = "a-very-secret-key"
 
@@ -243,3 +246,152 @@ def test_what_the_library_says_is_cut_without_cutting_a_secret_open(long: bool) 
 def test_an_error_without_text_has_its_name() -> None:
     """The line is never empty."""
     assert module._first_line(ValueError(), KEY) == "ValueError"
+
+
+# -- the API keys of RMS
+
+SKEW = 7200
+"""Seconds by which a clock may be wrong."""
+
+
+def jwt_of(**claims: Any) -> str:
+    """Make a JWT as RMS does; nobody here can verify it."""
+    return jwt.encode({"sub": "contoso", **claims}, "no-secret-of-ours-but-a-long-one", algorithm="HS256")
+
+
+def sign_in_at(url: str) -> CachedTokens:
+    """Return the tokens of an API key."""
+    return shared_tokens(SignIn("api_key", "subscription", KEY, token_url=f"{url}auth/token"))
+
+
+def lifetime_of(url: str) -> float:
+    """Sign in, and return for how long the token is taken to be good."""
+    return module._api_key_token(SignIn("api_key", "s", KEY, token_url=f"{url}auth/token"), None)[1]
+
+
+def test_an_api_key_becomes_a_token(service: Any, reply: Any) -> None:
+    """Subscription and key as JSON, once, to one address; a bare JWT comes back."""
+    token = jwt_of(exp=time.time() + 3600)
+    running = service(lambda seen: reply(body=token.encode(), headers={"Content-Type": "text/plain"}))
+    source = sign_in_at(running.url)
+    assert [source.token(), source.token()] == [token, token]
+    (seen,) = running.seen
+    assert (seen.method, seen.target) == ("POST", "/auth/token")
+    assert json.loads(seen.body) == {"subscriptionId": "subscription", "apiKey": KEY}
+    headers = {name.lower(): value for name, value in seen.headers.items()}
+    assert headers["content-type"] == "application/json"
+    assert "authorization" not in headers
+
+
+@pytest.mark.parametrize("around", ["{}", '"{}"', "{}\r\n", ' "{}"\n', "\ufeff{}"])
+def test_a_token_may_come_as_a_json_text(service: Any, reply: Any, around: str) -> None:
+    """A framework that writes JSON puts it into quotes; blanks, or a mark, may be around it."""
+    token = jwt_of(exp=time.time() + 3600)
+    running = service(lambda seen: reply(body=around.format(token).encode()))
+    assert sign_in_at(running.url).token() == token
+
+
+def test_a_token_is_good_for_as_long_as_it_says(service: Any, reply: Any) -> None:
+    """By `exp`; with `iat` by the service's own clock, whatever ours shows."""
+    now = int(time.time())
+    tokens = [
+        jwt_of(exp=now + 1800),
+        *(jwt_of(iat=now + skew, exp=now + skew + 1800) for skew in (-SKEW, SKEW)),
+    ]
+    running = service(lambda seen: reply(body=tokens.pop(0).encode()))
+    assert lifetime_of(running.url) == pytest.approx(1800, abs=60)
+    assert [lifetime_of(running.url), lifetime_of(running.url)] == [1800, 1800]
+
+
+def test_a_token_without_a_usable_issue_time_counts_from_now(service: Any, reply: Any) -> None:
+    """Null, as if left out."""
+    running = service(lambda seen: reply(body=jwt_of(iat=None, exp=time.time() + 1800).encode()))
+    assert lifetime_of(running.url) == pytest.approx(1800, abs=60)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        jwt_of().encode(),
+        jwt_of(exp=None).encode(),
+        jwt_of(exp="soon").encode(),
+        jwt_of(exp=[1]).encode(),
+        jwt_of(exp=float("nan")).encode(),
+        jwt_of(exp=float("inf")).encode(),
+        jwt_of(exp=10**400).encode(),
+        b"",
+        b'""',
+        b"null",
+        b"a.b.c",
+        b"<html>busy</html>",
+        b"\xff\xfe\x00",
+        json.dumps({"token": jwt_of(exp=9e9)}).encode(),
+        b'{"error": "no"}',
+    ],
+)
+def test_what_does_not_tell_when_it_expires_is_no_token(service: Any, reply: Any, body: bytes) -> None:
+    """It is trouble that may pass; nothing of it is shown, since it may be a token all the same."""
+    running = service(lambda seen: reply(body=body))
+    with pytest.raises(TransientError, match="expires") as caught:
+        sign_in_at(running.url).token()
+    shown = "".join(traceback.format_exception(caught.value))
+    assert body.decode("utf-8", "replace")[:20] not in shown or not body
+    assert KEY not in shown
+
+
+@pytest.mark.parametrize("status", [400, 401, 403])
+def test_an_api_key_that_has_expired_is_not_an_expired_token(service: Any, reply: Any, status: int) -> None:
+    """A new token would not help: it is the key that is over, and the message says so."""
+    running = service(lambda seen: reply(status, {"error": f"no {KEY}"}))
+    with pytest.raises(SignInError, match=r"The key itself, which is not the token") as caught:
+        sign_in_at(running.url).token()
+    assert caught.value.status == status
+    assert not caught.value.may_pass
+    assert "password" in str(caught.value)
+    assert KEY not in "".join(traceback.format_exception(caught.value))
+    assert len(running.seen) == 1
+
+
+@pytest.mark.parametrize("status", [301, 404, 405, 410])
+def test_a_host_without_a_sign_in_is_told_by_its_name(service: Any, reply: Any, status: int) -> None:
+    """A gateway's 404 is not about the key: it is the host that is to be looked at."""
+    running = service(lambda seen: reply(status, body=b"<html>", headers={"Location": "https://evil.test/"}))
+    with pytest.raises(RefusedError, match="host") as caught:
+        sign_in_at(running.url).token()
+    assert not isinstance(caught.value, SignInError)
+    assert f"127.0.0.1:{running.port}" in str(caught.value)
+    assert "/auth/token" in str(caught.value)
+    assert len(running.seen) == 1
+
+
+@pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
+def test_a_busy_sign_in_may_pass(service: Any, reply: Any, status: int) -> None:
+    """It is trouble, with the time to stay away if the service gives one."""
+    running = service(lambda seen: reply(status, headers={"Retry-After": "7"}))
+    with pytest.raises(TransientError) as caught:
+        sign_in_at(running.url).token()
+    assert caught.value.retry_after == 7
+    assert KEY not in str(caught.value)
+
+
+@pytest.mark.parametrize("status", [401, 404, 503])
+def test_a_status_line_that_quotes_the_key_is_blanked(monkeypatch: pytest.MonkeyPatch, status: int) -> None:
+    """Nothing that a service says is shown with the key in it."""
+    # The wire is replaced: the test's own server writes no phrase but its own.
+    said = Answer(status, f"Key {KEY} is bad", {}, KEY.encode())
+    monkeypatch.setattr(Wire, "exchange", lambda *_, **__: said)
+    with pytest.raises(ServiceError, match=r"Key \*\*\* is bad"):
+        sign_in_at("https://rms.test/").token()
+
+
+def test_a_refused_token_is_fetched_anew(service: Any, reply: Any) -> None:
+    """The next one is another; a key that has expired meanwhile is told then."""
+    replies = [reply(body=jwt_of(exp=time.time() + 3600, jti=str(n)).encode()) for n in range(2)]
+    replies.append(reply(401))
+    running = service(lambda seen: replies.pop(0))
+    source = sign_in_at(running.url)
+    first = source.token()
+    second = source.renewed(first)
+    assert second not in (None, first)
+    with pytest.raises(SignInError):
+        source.renewed(second)

@@ -23,6 +23,7 @@ from airflow_ams.api.errors import RefusedError, ServiceError, TransientError, U
 from airflow_ams.api.retries import NO_RETRIES, Retries
 from airflow_ams.api.tokens import CachedTokens, StaticToken
 from airflow_ams.api.transport import Transport
+from airflow_ams.api.v2 import ADVICE
 from airflow_ams.api.wire import Answer
 from tests.unit.stub_wire import StubWire
 
@@ -72,7 +73,8 @@ class Tokens:
 
 def talk(wire: Wire, tokens: Any = None, retries: Retries = QUICK) -> Transport:
     """Open a transport on a wire."""
-    return Transport(BASE, tokens or StaticToken("token-1"), wire, headers={"h": "1"}, retries=retries)
+    token = tokens or StaticToken("token-1")
+    return Transport(BASE, token, wire, headers={"h": "1"}, advice=ADVICE, retries=retries)
 
 
 @pytest.fixture
@@ -263,7 +265,8 @@ def test_every_request_has_an_id_of_its_own() -> None:
         ({"error": {"code": "Busy", "message": {"lang": "en-US", "value": "a\n b"}}}, "Busy", "a b"),
         ({"odata.error": {"code": "", "message": {"value": "light"}}}, None, "light"),
         ({"error": {"code": "X", "message": "plain"}}, "X", "plain"),
-        ({"error": "text"}, None, "400 Bad"),
+        ({"error": "text"}, "Bad", "400 Bad: text"),
+        ({"error": {"code": "C", "detail": "text", "extraDetail": {}}, "status": 400}, "C", "400 Bad: text"),
         (b"<html>no</html>", None, "400 Bad"),
         (b"", None, "400 Bad"),
         (b"\xff", None, "400 Bad"),
@@ -280,6 +283,22 @@ def test_an_error_carries_what_the_service_said(body: Any, code: str | None, tex
     assert (error.status, error.code, error.request_id) == (400, code, "r-1")
     assert text in str(error)
     assert "request id r-1" in str(error)
+
+
+def test_the_reference_for_support_is_kept() -> None:
+    """MK.IO gives one in the body, and no header."""
+    wire = Wire(answer(422, {"error": {"code": "C", "detail": "text"}, "status": 422, "ref": "r-2"}, "Bad"))
+    with pytest.raises(RefusedError, match="request id r-2"):
+        talk(wire).send("GET", "Jobs", Answer.document)
+
+
+def test_a_redirect_that_is_not_followed_says_where_it_leads() -> None:
+    """The token stays here, and the address without its path is named."""
+    wire = Wire(answer(301, b"", "Moved", Location="https://elsewhere.test/x?sig=1"))
+    transport = Transport(BASE, StaticToken("t"), wire, redirect_hosts=None, retries=QUICK)
+    with pytest.raises(RefusedError, match=r"redirects to elsewhere\.test, where the token is not sent"):
+        transport.send("GET", "Jobs", Answer.document)
+    assert len(wire.sent) == 1
 
 
 def test_no_secret_is_repeated_from_the_services_mouth() -> None:

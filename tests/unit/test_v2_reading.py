@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from airflow_ams.api.errors import JobNotFoundError, ServiceError, TransientError, UncertainError
 from airflow_ams.api.model import Job, JobState, describe, document, verdict
 from airflow_ams.api.retries import NO_RETRIES, Retries
+from airflow_ams.api.times import parse_time
 from airflow_ams.api.tokens import StaticToken
 from airflow_ams.api.transport import Transport
-from airflow_ams.api.v2 import V2Service, parse_time, request_headers
+from airflow_ams.api.v2 import V2Service, request_headers
 from airflow_ams.api.wire import Answer
 from tests.unit.stub_wire import StubWire
 

@@ -1,0 +1,172 @@
+"""The dialect of MediaKind MK.IO: the v3 job without Resource Manager, in projects."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+from urllib.parse import quote, unquote
+
+from airflow_ams.api.errors import JobNotFoundError, MalformedIdError, RefusedError, TransientError
+from airflow_ams.api.model import Job, JobState
+from airflow_ams.api.retries import Retries
+from airflow_ams.api.transport import Transport
+from airflow_ams.api.v3 import V3Service, path_of
+from airflow_ams.api.v3_document import state_of
+from airflow_ams.api.v3_lists import NEWEST_FIRST, Row, filters, filters_by_state
+from airflow_ams.api.wire import Answer
+
+DEFAULT_BASE = "https://app.mk.io/"
+LEGACY_BASE = "https://api.mk.io/"
+
+READS_A_MINUTE = 1500.0
+"""Of the 2,000 that a project has ("Rate limits"), what one process takes at most."""
+
+BURST = 100
+"""Reads that may come together."""
+
+AFTER_REFUSAL = 5.0
+"""Seconds without reads after a 429, which names no time; others have used the project's budget."""
+
+ADVICE = {
+    401: (
+        ". It does not accept the token, which may have expired or been revoked: make a new one in MK.IO and "
+        "put it into password"
+    ),
+    403: (
+        ". The token may not do that: a restricted token needs the right ams.job.get to wait for jobs, "
+        "ams.job.create to create and cancel them, ams.job.update to change, ams.job.delete to delete them"
+    ),
+}
+"""What to do about a status ("Tokens")."""
+
+_IN_PROJECT = re.compile(r".*/(?:projects|api/ams)/([^/]+)/.*", re.IGNORECASE | re.DOTALL)
+_ID = re.compile(r".*/transforms/([^/]+)/jobs/([^/]+)/?", re.IGNORECASE | re.DOTALL)
+
+
+def _plain(state: JobState) -> str:
+    return f"'{state}'"
+
+
+def _typed(state: JobState) -> str:
+    return f"Microsoft.Media.JobState'{state}'"
+
+
+_SWEEP_FORMS = (
+    filters(_plain, "$top=1000"),
+    filters(_plain),
+    filters_by_state(_plain),
+    filters(_typed),
+    NEWEST_FIRST,
+)
+
+
+class MkioService(V3Service):
+    """Jobs of an MK.IO project; one list has those of all transforms.
+
+    :param transport: the conversation to have it on
+    :param project: whose jobs
+    """
+
+    api = "mkio"
+
+    def __init__(self, transport: Transport, project: str) -> None:
+        super().__init__(transport)
+        self._project = project
+
+    @property
+    def sweep_forms(self) -> Sequence[tuple[str, ...]]:
+        """The ways to list the active jobs, best first, the last by a glance at all of them.
+
+        How a state is written in a filter is known of other resources only, nor what ``$top`` may be.
+        """
+        return _SWEEP_FORMS
+
+    def sweep_scopes(self, wanted: Collection[str]) -> Mapping[str, Collection[str]]:
+        """Say in which lists jobs would be: all in the project's."""
+        return {"": wanted}
+
+    def poll_job(self, job_id: str, last: Job | None, *, retries: Retries | None = None) -> Job:
+        """Read where a job stands; only the state, as long as it tells all there is to know."""
+        if last is None:
+            return self.get_job(job_id, retries=retries)
+        job_id = self.job_id(job_id)
+        with self._speaking_of(job_id):
+            state = self._transport.send(
+                "GET", self._address(f"{path_of(job_id)}/state"), _state, retries=retries
+            )
+        if state.is_final or state is JobState.UNKNOWN:
+            return self.get_job(job_id, retries=retries)
+        return replace(last, id=job_id, state=state, progress=None, outputs=None)
+
+    def check(self) -> str:
+        """Read one job, whichever; that needs a good token and the right to read jobs."""
+        rows, _ = self._page("jobs", "$top=1")
+        found = "there is at least one job" if rows else "there is no job yet"
+        return f"{self._transport.base_url} accepts the token; in project '{self._project}' {found}"
+
+    @property
+    def _root(self) -> str:
+        return f"api/v1/projects/{quote(self._project, safe='')}/media/"
+
+    def _address(self, path: str, *query: str) -> str:
+        parts = "&".join(part for part in query if part)
+        return f"{self._root}{path}?{parts}" if parts else f"{self._root}{path}"
+
+    def _check_owner(self, text: str) -> None:
+        # Full ids of jobs look like Resource Manager's and do not name the project; addresses do.
+        found = _IN_PROJECT.fullmatch(text)
+        if found and found[1].casefold() != self._project.casefold():
+            raise MalformedIdError(
+                f"job_id {text[:300]!r} is of project '{found[1]}', the connection for '{self._project}'"
+            )
+
+    def _not_found(self, exc: RefusedError, job_id: str) -> Exception:
+        # It answers so for a project that is not there, too.
+        return JobNotFoundError(
+            f"The service has no job {job_id} in project '{self._project}'",
+            status=exc.status,
+            request_id=exc.request_id,
+        )
+
+    def _id_of(self, scope: str, row: Row) -> str | None:
+        found = _ID.fullmatch(str(row.get("id")))
+        return None if found is None else f"{unquote(found[1])}/{row['name']}"
+
+    def _literal(self, state: JobState) -> str:
+        return _plain(state)
+
+    def _scopes(self) -> Iterator[str]:
+        yield ""
+
+    def _prepare(self, outputs: Collection[str]) -> None:
+        """Do nothing: the service makes output assets as it needs them."""
+
+    def _deleted(self, job_id: str, answer: Answer) -> None:
+        """Take any answer: what 204 says of the job is not known."""
+
+    def _changed(self, job_id: str, properties: Mapping[str, Any]) -> Mapping[str, Any]:
+        # A change is to bring along what does not change.
+        kept = self.get_job(job_id).raw["properties"]
+        return {"input": kept.get("input"), "outputs": kept.get("outputs"), **properties}
+
+
+class LegacyMkioService(MkioService):
+    """The same on the older addresses, which have no cheaper way to read a state."""
+
+    def poll_job(self, job_id: str, last: Job | None, *, retries: Retries | None = None) -> Job:
+        """Read where a job stands."""
+        return self.get_job(job_id, retries=retries)
+
+    @property
+    def _root(self) -> str:
+        return f"api/ams/{quote(self._project, safe='')}/"
+
+
+def _state(answer: Answer) -> JobState:
+    document = answer.document()
+    status = document.get("status") if isinstance(document, dict) else None
+    if not isinstance(status, dict):
+        raise TransientError("The service's answer holds no state", status=answer.status)
+    return state_of({"properties": status})

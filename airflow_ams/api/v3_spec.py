@@ -1,0 +1,92 @@
+"""What a v3 job is to be made of.
+
+::
+
+    {
+        "transform_name": "encode-720p",
+        "job_name": "clip-7",
+        "inputs": ["clip-7-source"],  # names of assets, or http(s) URLs
+        "outputs": ["clip-7-720p"],  # names of assets, one for each output of the transform
+        "priority": "Normal",  # optional: Low, Normal, High
+        "correlation_data": {"order": "17"},  # optional
+        "description": "…",  # optional
+    }
+
+or, for all else that a service takes, its own document::
+
+    {"transform_name": "encode-720p", "job_name": "clip-7", "properties": {"input": {…}, "outputs": […]}}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from airflow_ams.api.errors import RefusedError
+
+_KEYS = (
+    "transform_name",
+    "job_name",
+    "inputs",
+    "outputs",
+    "priority",
+    "correlation_data",
+    "description",
+    "properties",
+)
+
+
+def read_spec(spec: Mapping[str, Any]) -> tuple[str, str, dict[str, Any]]:
+    """Return the transform, the job's name, and the properties to create it with.
+
+    :raises RefusedError: the spec lacks something, or holds what it cannot
+    """
+    if not isinstance(spec, Mapping):
+        raise RefusedError(f"A job spec is {str(spec)[:50]!r}; give a dict with {', '.join(_KEYS)}")
+    if unknown := sorted(set(spec) - set(_KEYS)):
+        raise RefusedError(f"A job spec of this API has no {unknown}; it has {', '.join(_KEYS)}")
+    if missing := [key for key in ("transform_name", "job_name") if not spec.get(key)]:
+        raise RefusedError(f"The job spec lacks {' and '.join(missing)}")
+    properties = spec.get("properties")
+    if properties is None:
+        properties = _properties(spec)
+    elif not isinstance(properties, Mapping) or not _are_outputs(properties.get("outputs")):
+        raise RefusedError("properties of the job spec is no job document: it lacks the list of outputs")
+    return str(spec["transform_name"]), str(spec["job_name"]), dict(properties)
+
+
+def _are_outputs(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(output, Mapping) and isinstance(output.get("assetName", ""), str) for output in value
+    )
+
+
+def _properties(spec: Mapping[str, Any]) -> dict[str, Any]:
+    inputs, outputs = _texts(spec, "inputs"), _texts(spec, "outputs")
+    each = [_input(text) for text in inputs]
+    properties: dict[str, Any] = {
+        "input": each[0] if len(each) == 1 else {"@odata.type": "#Microsoft.Media.JobInputs", "inputs": each},
+        "outputs": [
+            {"@odata.type": "#Microsoft.Media.JobOutputAsset", "assetName": name} for name in outputs
+        ],
+    }
+    for key, field in (("priority", "priority"), ("correlation_data", "correlationData")):
+        if spec.get(key):
+            properties[field] = spec[key]
+    if spec.get("description"):
+        properties["description"] = str(spec["description"])
+    return properties
+
+
+def _input(text: str) -> dict[str, Any]:
+    if text.startswith(("http://", "https://")):
+        return {"@odata.type": "#Microsoft.Media.JobInputHttp", "files": [text]}
+    return {"@odata.type": "#Microsoft.Media.JobInputAsset", "assetName": text}
+
+
+def _texts(spec: Mapping[str, Any], key: str) -> Sequence[str]:
+    given = spec.get(key)
+    texts = [given] if isinstance(given, str) else given
+    if not isinstance(texts, list | tuple) or not texts or not all(isinstance(t, str) and t for t in texts):
+        raise RefusedError(f"{key} of the job spec is {given!r}; give a list of names")
+    return texts

@@ -1,0 +1,189 @@
+"""How a job is created on the v3 services, and what becomes of a create whose answer is lost."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from airflow_ams.api.errors import (
+    RefusedError,
+    UncertainError,
+)
+from airflow_ams.api.model import JobState
+from airflow_ams.api.wire import NoAnswerError
+from tests.unit.v3_stub import (
+    GATEWAY,
+    JOB,
+    MKIO,
+    PATH,
+    SPEC,
+    Dialect,
+    Wire,
+    answer,
+    each_arm,
+    each_dialect,
+    job,
+)
+
+LOST = NoAnswerError("no answer")
+
+
+def found_by_name(**properties: Any) -> Any:
+    """Answer with the job that the spec makes."""
+    return answer(201, job("clip-7", "Queued", **properties))
+
+
+@each_dialect
+def test_a_job_is_created_with_a_put(dialect: Dialect) -> None:
+    """201 and the job come back; its output asset is there first, where the service wants that."""
+    service, wire = dialect.speak(*([answer(document={})] if dialect.is_arm else []), found_by_name())
+    made = service.submit_job(
+        {**SPEC, "priority": "High", "correlation_data": {"order": "17"}, "description": "d"}
+    )
+    assert (made.id, made.state) == (JOB, JobState.QUEUED)
+    assert wire.requests[-1] == ("PUT", dialect.url(PATH))
+    assert wire.body() == {
+        "properties": {
+            "input": {"@odata.type": "#Microsoft.Media.JobInputAsset", "assetName": "clip-7-source"},
+            "outputs": [{"@odata.type": "#Microsoft.Media.JobOutputAsset", "assetName": "clip-7-720p"}],
+            "priority": "High",
+            "correlationData": {"order": "17"},
+            "description": "d",
+        }
+    }
+    assert wire.sent[-1]["headers"]["Content-Type"] == "application/json"
+    assert wire.requests[:-1] == ([("GET", dialect.url("assets/clip-7-720p"))] if dialect.is_arm else [])
+
+
+@each_arm
+def test_an_output_asset_that_is_not_there_is_made(dialect: Dialect) -> None:
+    """One that is there is left alone."""
+    service, wire = dialect.speak(answer(document={}), dialect.error(404), answer(201, {}), found_by_name())
+    service.submit_job({**SPEC, "outputs": ["there", "not there"]})
+    assert wire.requests == [
+        ("GET", dialect.url("assets/there")),
+        ("GET", dialect.url("assets/not%20there")),
+        ("PUT", dialect.url("assets/not%20there")),
+        ("PUT", dialect.url(PATH)),
+    ]
+    assert wire.body(2) == {"properties": {}}
+
+
+@each_arm
+def test_no_asset_is_made_on_the_word_of_a_gateway(dialect: Dialect) -> None:
+    """Its 404 says nothing of the asset."""
+    service, wire = dialect.speak(GATEWAY)
+    with pytest.raises(RefusedError):
+        service.submit_job(SPEC)
+    assert len(wire.sent) == 1
+
+
+def test_inputs_are_assets_or_addresses_and_several_are_wrapped() -> None:
+    """As the reference has them."""
+    service, wire = MKIO.speak(found_by_name())
+    service.submit_job({**SPEC, "inputs": ["https://a.test/x.mp4", "asset"], "outputs": "out"})
+    assert wire.body()["properties"]["input"] == {
+        "@odata.type": "#Microsoft.Media.JobInputs",
+        "inputs": [
+            {"@odata.type": "#Microsoft.Media.JobInputHttp", "files": ["https://a.test/x.mp4"]},
+            {"@odata.type": "#Microsoft.Media.JobInputAsset", "assetName": "asset"},
+        ],
+    }
+    assert [output["assetName"] for output in wire.body()["properties"]["outputs"]] == ["out"]
+
+
+@each_dialect
+def test_a_document_of_the_services_own_is_sent_as_it_is(dialect: Dialect) -> None:
+    """For what the short form has no words for."""
+    document = {
+        "input": {"@odata.type": "#x"},
+        "outputs": [{"assetName": "a", "presetOverride": {}}],
+        "other": 1,
+    }
+    service, wire = dialect.speak(*([answer(document={})] if dialect.is_arm else []), found_by_name())
+    service.submit_job({"transform_name": "encode-720p", "job_name": "clip-7", "properties": document})
+    assert wire.body() == {"properties": document}
+
+
+@each_dialect
+@pytest.mark.parametrize(
+    ("spec", "named"),
+    [
+        (None, "None"),
+        ([SPEC], "dict"),
+        ({}, "transform_name and job_name"),
+        ({**SPEC, "job_name": ""}, "job_name"),
+        ({**SPEC, "tasks": []}, "tasks"),
+        ({**SPEC, "inputs": []}, "inputs"),
+        ({**SPEC, "inputs": None}, "inputs"),
+        ({**SPEC, "inputs": [5]}, "inputs"),
+        ({**SPEC, "outputs": [""]}, "outputs"),
+        ({**SPEC, "outputs": {"a": "b"}}, "outputs"),
+        ({**SPEC, "job_name": "a/b"}, "job_id"),
+        ({**SPEC, "transform_name": ".."}, "job_id"),
+        ({**SPEC, "properties": []}, "properties"),
+        ({**SPEC, "properties": {}}, "outputs"),
+        ({**SPEC, "properties": {"outputs": ["asset"]}}, "outputs"),
+        ({**SPEC, "properties": {"outputs": [None]}}, "outputs"),
+        ({**SPEC, "properties": {"outputs": [{"assetName": 5}]}}, "outputs"),
+    ],
+)
+def test_a_bad_spec_is_refused_before_any_request(dialect: Dialect, spec: Any, named: str) -> None:
+    """The message names what is wrong."""
+    service, wire = dialect.speak(found_by_name())
+    with pytest.raises(RefusedError, match=named):
+        service.submit_job(spec)
+    assert wire.sent == []
+
+
+def creating(dialect: Dialect, *acts: Any) -> tuple[Any, Wire]:
+    """Open a service whose asset is there, and whose job is created with these acts."""
+    return dialect.speak(*([answer(document={})] if dialect.is_arm else []), *acts)
+
+
+@each_dialect
+@pytest.mark.parametrize("lost", [LOST, answer(500), answer(502), answer(201, b"<html>"), answer(201, {})])
+def test_a_lost_answer_to_a_create_is_looked_after(dialect: Dialect, lost: Any) -> None:
+    """The job has a name, so it can be seen whether it is there; it is not created again."""
+    service, wire = creating(dialect, lost, answer(document=job("clip-7", "Queued")))
+    assert service.submit_job(SPEC).id == JOB
+    assert [method for method, _ in wire.requests].count("PUT") == 1
+    assert wire.requests[-1] == ("GET", dialect.url(PATH))
+
+
+@each_dialect
+@pytest.mark.parametrize("then", ["an older job", "not there", "gateway", "trouble", "refused"])
+def test_a_create_that_cannot_be_seen_is_uncertain(dialect: Dialect, then: str) -> None:
+    """Whoever asked for it is told that it may have happened, whatever the look showed instead."""
+    acts = {
+        "an older job": answer(document=job("clip-7", "Finished")),
+        "not there": dialect.error(404),
+        "gateway": GATEWAY,
+        "trouble": answer(503),
+        "refused": dialect.error(403, "Forbidden"),
+    }
+    service, wire = creating(dialect, LOST, acts[then])
+    with pytest.raises(UncertainError):
+        service.submit_job(SPEC)
+    assert [method for method, _ in wire.requests].count("PUT") == 1
+
+
+@each_dialect
+def test_a_name_that_is_taken_is_told(dialect: Dialect) -> None:
+    """409: the message says that it is the name, and what the service said."""
+    service, wire = creating(dialect, dialect.error(409, "Conflict", "There it is."))
+    with pytest.raises(RefusedError, match=rf"a job {JOB} already.*another name.*There it is\.") as caught:
+        service.submit_job(SPEC)
+    assert (caught.value.status, caught.value.code) == (409, "Conflict")
+    assert wire.requests[-1][0] == "PUT"
+
+
+@each_dialect
+@pytest.mark.parametrize("status", [400, 404, 422])
+def test_a_create_that_is_refused_says_why(dialect: Dialect, status: int) -> None:
+    """A transform that is not there is no missing job: there was to be one."""
+    service, _ = creating(dialect, dialect.error(status, "Bad", "No such transform."))
+    with pytest.raises(RefusedError, match="No such transform") as caught:
+        service.submit_job(SPEC)
+    assert caught.value.status == status
