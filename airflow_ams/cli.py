@@ -128,7 +128,13 @@ def emulator(
     metavar="SECONDS",
     help="When to give up.",
 )
-def demo(clip: Path | None, output: Path | None, time_limit: float) -> None:
+@click.option(
+    "--api",
+    default="v2",
+    type=click.Choice(["v2", "rms", "mkio"]),
+    help="Which service: Azure Media Services v2, Ravnur RMS or MediaKind MK.IO.",
+)
+def demo(clip: Path | None, output: Path | None, time_limit: float, api: str) -> None:
     """Encode one video, waited for by a DAG in a real Airflow.
 
     Airflow and the media service run on this machine, in a temporary folder. Exits with 0 when the encode
@@ -142,7 +148,7 @@ def demo(clip: Path | None, output: Path | None, time_limit: float) -> None:
     try:
         from airflow_ams.demo import run_demo
 
-        sys.exit(run_demo(clip, output, time_limit))
+        sys.exit(run_demo(clip, output, time_limit, api))
     except KeyboardInterrupt:
         click.echo("Stopped.", err=True)
         sys.exit(130)

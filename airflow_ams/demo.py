@@ -19,7 +19,8 @@ import threading
 import time
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import click
 import imageio_ffmpeg
@@ -30,18 +31,17 @@ from rich.text import Text
 
 from airflow_ams.api.errors import ServiceError
 from airflow_ams.api.model import Job, JobState, Outcome, verdict
-from airflow_ams.api.tokens import SignIn, shared_tokens
-from airflow_ams.api.transport import Transport
-from airflow_ams.api.v2 import V2Service, request_headers
-from airflow_ams.api.wire import Wire
 from airflow_ams.emulator.ffmpeg import probe
 from airflow_ams.emulator.process import Emulator
+from airflow_ams.hooks.connection import connect, read_settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from airflow_ams.api import MediaService
+
 DAG_ID = "example_ams_encode"
-PRESET = "H264 Multiple Bitrate 720p"
+APIS = ("v2", "rms", "mkio")
 CLIP_SECONDS = 10
 
 _LOOK_EVERY = 0.5
@@ -52,12 +52,13 @@ class DemoError(click.ClickException):
     """Raised when the demo could not come to its end; the message says why."""
 
 
-def run_demo(clip: Path | None, output: Path | None, time_limit: float) -> int:
+def run_demo(clip: Path | None, output: Path | None, time_limit: float, api: str = "v2") -> int:
     """Run the demo and print what came of it.
 
     :param clip: the video to encode; a test clip is made if None
     :param output: folder to leave the encoded files in; they are deleted if None
     :param time_limit: seconds after which Airflow is stopped
+    :param api: one of `APIS`, which the DAG's connection is to
     :returns: the exit code: 0 when the encode finished and the downstream task ran, else 1
     """
     console = Console(markup=False, highlight=False, soft_wrap=True)
@@ -67,10 +68,12 @@ def run_demo(clip: Path | None, output: Path | None, time_limit: float) -> int:
             console.print(f"Making a test clip of {CLIP_SECONDS} s")
             clip = _make_clip(home / "clip.mp4")
         console.print("Starting the media service in a box")
-        with Emulator() as emulator:
+        with Emulator(api) as emulator:
             asset_id = emulator.upload(clip)
-            console.print(f"Uploaded {clip.name} as {asset_id}")
-            job = _wait_with_airflow(emulator, asset_id, home, time_limit)
+            source = asset_id if api == "v2" else emulator.asset_name(asset_id)
+            console.print(f"Uploaded {clip.name} as {source}")
+            spec = _job_v2(source) if api == "v2" else _job_v3(emulator, source)
+            job = _wait_with_airflow(emulator, spec, home, time_limit)
             code = _report(console, job, _task_states(home))
             if code == 0:
                 console.print(_table(emulator.download_outputs(job.id, output or home / "output")))
@@ -92,7 +95,22 @@ def _make_clip(path: Path) -> Path:
     return path
 
 
-def _wait_with_airflow(emulator: Emulator, asset_id: str, home: Path, time_limit: float) -> Job:
+def _job_v2(source: str) -> dict[str, Any]:
+    task = {
+        "processor": "Media Encoder Standard",
+        "configuration": "H264 Multiple Bitrate 720p",
+        "outputs": ["encoded"],
+    }
+    return {"name": "Demo", "input_asset_ids": [source], "tasks": [task]}
+
+
+def _job_v3(emulator: Emulator, source: str) -> dict[str, Any]:
+    """Make a transform, as an account has them before there are jobs, and what a job of it is made of."""
+    emulator.create_transform("adaptive", preset="AdaptiveStreaming")
+    return {"transform_name": "adaptive", "job_name": "demo", "inputs": [source], "outputs": ["encoded"]}
+
+
+def _wait_with_airflow(emulator: Emulator, spec: dict[str, Any], home: Path, time_limit: float) -> Job:
     """Run the example DAG in Airflow, showing the job's progress meanwhile; return the job as it ended."""
     log = home / "airflow.log"
     job: Job | None = None
@@ -106,7 +124,7 @@ def _wait_with_airflow(emulator: Emulator, asset_id: str, home: Path, time_limit
         console=Console(stderr=True),
     )
     try:
-        with progress, _airflow(emulator, asset_id, home, log) as child:
+        with progress, _airflow(emulator, spec, home, log) as child:
             bar = progress.add_task("Airflow is starting", total=100)
             while child.poll() is None:
                 if time.monotonic() > end:
@@ -126,21 +144,23 @@ def _wait_with_airflow(emulator: Emulator, asset_id: str, home: Path, time_limit
     return job
 
 
-def _service(emulator: Emulator) -> V2Service:
-    """Open the emulator as a client without Airflow does."""
-    sign_in = SignIn("acs", emulator.account, emulator.key, token_url=emulator.token_url)
-    transport = Transport(emulator.base_url, shared_tokens(sign_in), Wire(), headers=request_headers())
-    return V2Service(transport)
+def _service(emulator: Emulator) -> MediaService:
+    """Open the emulator by the connection that the DAG has; Airflow itself is not needed for that."""
+    fields = {"port": None, "schema": None, "login": None, **emulator.connection}
+    connection: Any = SimpleNamespace(**{**fields, "extra": json.dumps(fields["extra"])})
+    return connect(read_settings(connection))
 
 
-def _look(service: V2Service, job: Job | None) -> Job | None:
+def _look(service: MediaService, job: Job | None) -> Job | None:
     """Read the one job that there is, if Airflow has submitted it already."""
     job = service.get_job(job.id) if job else next(service.iter_jobs(), None)
     return service.with_tasks(job) if job else None
 
 
 @contextmanager
-def _airflow(emulator: Emulator, asset_id: str, home: Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+def _airflow(
+    emulator: Emulator, spec: dict[str, Any], home: Path, log: Path
+) -> Iterator[subprocess.Popen[bytes]]:
     """Start Airflow in a process group of its own, and stop the whole group in the end."""
     dags = home / "dags"
     dags.mkdir()
@@ -156,7 +176,7 @@ def _airflow(emulator: Emulator, asset_id: str, home: Path, log: Path) -> Iterat
     }
     with log.open("wb") as out:
         child = subprocess.Popen(
-            [sys.executable, "-m", __name__, asset_id],
+            [sys.executable, "-m", __name__, json.dumps({"job": spec})],
             env=env,
             stdin=subprocess.PIPE,
             stdout=out,
@@ -250,10 +270,9 @@ def _terminable() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _run_airflow(asset_id: str) -> int:
+def _run_airflow(conf: str) -> int:
     """Make Airflow's database and run the DAG once (the child process)."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    conf = json.dumps({"input_asset_id": asset_id, "preset": PRESET})
     for command in (["db", "migrate"], ["dags", "test", DAG_ID, "--conf", conf]):
         code = subprocess.call([sys.executable, "-m", "airflow", *command])
         if code:

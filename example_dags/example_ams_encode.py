@@ -1,7 +1,16 @@
-"""Submit an encode, wait until it has finished, and list what it made.
+"""Submit an encode, wait until it has finished, and list what it wrote.
 
-The input is an asset that is there already; its id comes as a parameter, e.g.
-``airflow dags trigger example_ams_encode --conf '{"input_asset_id": "nb:cid:UUID:…"}'``.
+What to encode comes as the parameter ``job``, which is what `AmsHook.submit_job` takes. On the v2 API::
+
+    airflow dags trigger example_ams_encode --conf '{"job": {"name": "Clip 7",
+      "input_asset_ids": ["nb:cid:UUID:…"],
+      "tasks": [{"processor": "Media Encoder Standard", "configuration": "H264 Single Bitrate 720p",
+                 "outputs": ["Clip 7 in 720p"]}]}}'
+
+on Ravnur RMS and MediaKind MK.IO::
+
+    airflow dags trigger example_ams_encode --conf '{"job": {"transform_name": "encode-720p",
+      "job_name": "clip-7", "inputs": ["clip-7-source"], "outputs": ["clip-7-720p"]}}'
 """
 
 from __future__ import annotations
@@ -19,10 +28,8 @@ from airflow_ams.sensors.ams import AmsJobSensor
     schedule=None,
     start_date=datetime(2026, 1, 1, tzinfo=timezone.utc),
     catchup=False,
-    params={
-        "input_asset_id": Param("", type="string", title="Input asset", description="nb:cid:UUID:…"),
-        "preset": Param("H264 Single Bitrate 720p", type="string", title="Preset of Media Encoder Standard"),
-    },
+    params={"job": Param({}, type="object", title="Job", description="What to encode, see the DAG's docs")},
+    doc_md=__doc__,
     tags=["example", "ams"],
 )
 def example_ams_encode() -> None:
@@ -31,45 +38,24 @@ def example_ams_encode() -> None:
     # [START howto_hook_ams_submit]
     # The v2 API cannot tell a repeated create from a new one, so a retry would encode twice.
     @task(retries=0)
-    def submit(input_asset_id: str, preset: str) -> str:
+    def submit(params: Any = None) -> str:
         with AmsHook() as hook:
-            job = hook.submit_job(
-                {
-                    "name": f"Encode to {preset}",
-                    "input_asset_ids": [input_asset_id],
-                    "tasks": [
-                        {
-                            "name": preset,
-                            "processor": "Media Encoder Standard",
-                            "configuration": preset,
-                            "outputs": [f"Encoded to {preset}"],
-                        }
-                    ],
-                }
-            )
-        return job.id
+            return hook.submit_job(params["job"]).id
 
     # [END howto_hook_ams_submit]
 
     wait_for_encode = AmsJobSensor(
         task_id="wait_for_encode",
-        job_id=submit("{{ params.input_asset_id }}", "{{ params.preset }}"),
+        job_id=submit(),
         poke_interval=5,
         timeout=timedelta(hours=6),
     )
 
-    # [START howto_hook_ams_outputs]
     @task
     def list_outputs(job: Any) -> list[str]:
-        files = []
-        with AmsHook() as hook:
-            for asset in hook.get_output_assets(job["id"]):
-                for file in hook.get_output_files(asset.asset_id):
-                    print(f"{asset.name}: {file.name}, {file.size} bytes")
-                    files.append(file.name)
-        return files
-
-    # [END howto_hook_ams_outputs]
+        for output in job["outputs"]:
+            print(f"{job['id']} wrote {output['name']} ({output['asset_id']})")
+        return [output["asset_id"] for output in job["outputs"]]
 
     list_outputs(wait_for_encode.output)
 

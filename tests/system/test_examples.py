@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import pytest
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from airflow_ams.emulator.process import Emulator
@@ -43,13 +46,35 @@ def test_failure_is_reported_with_its_reason(airflow: Airflow, ams_emulator: Emu
     assert ams_emulator.key not in run.log
 
 
-def test_encode_lists_its_files(airflow: Airflow, ams_emulator: Emulator, clip: Path) -> None:
-    """A DAG submits a real encode, waits for it, and lists the files that it made."""
-    asset_id = ams_emulator.upload(clip)
-    run = airflow.test_dag("example_ams_encode", {"input_asset_id": asset_id}, ams_emulator)
+def job_v2(ams: Emulator, clip: Path) -> dict[str, Any]:
+    """Return an encode for the v2 API."""
+    task = {
+        "processor": "Media Encoder Standard",
+        "configuration": "H264 Single Bitrate 720p",
+        "outputs": ["encoded"],
+    }
+    return {"name": "Encode", "input_asset_ids": [ams.upload(clip)], "tasks": [task]}
+
+
+def job_v3(ams: Emulator, clip: Path) -> dict[str, Any]:
+    """Return an encode for the others."""
+    ams.create_transform("encode-720p", preset="H264SingleBitrate720p")
+    source = ams.asset_name(ams.upload(clip))
+    return {"transform_name": "encode-720p", "job_name": "Clip-7", "inputs": [source], "outputs": ["encoded"]}
+
+
+@pytest.mark.parametrize(("api", "job"), [("v2", job_v2), ("arm", job_v3), ("rms", job_v3), ("mkio", job_v3)])
+def test_one_dag_encodes_on_every_service(
+    airflow: Airflow, ams_emulator: Emulator, clip: Path, api: str, job: Callable[..., dict[str, Any]]
+) -> None:
+    """A DAG submits a real encode, waits for it, and lists what it wrote."""
+    ams_emulator.api = api
+    run = airflow.test_dag("example_ams_encode", {"job": job(ams_emulator, clip)}, ams_emulator)
     assert run.code == 0, run.log
     assert run.states == {"submit": "success", "wait_for_encode": "success", "list_outputs": "success"}
-    assert "Encoded to H264 Single Bitrate 720p: clip_" in run.log
+    (job_id,) = re.findall(r"(\S+) wrote encoded \(", run.log)
+    assert job_id == "encode-720p/Clip-7" if api != "v2" else job_id.startswith("nb:jid:UUID:")
+    assert ams_emulator.key not in run.log
 
 
 def test_examples_parse(airflow: Airflow) -> None:
