@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote, unquote
 
-from airflow_ams.api.errors import JobNotFoundError, MalformedIdError, RefusedError, TransientError
+from airflow_ams.api.errors import JobNotFoundError, MalformedIdError, RefusedError
 from airflow_ams.api.model import Job, JobState
 from airflow_ams.api.retries import Retries
 from airflow_ams.api.transport import Transport
@@ -74,6 +75,8 @@ class MkioService(V3Service):
     def __init__(self, transport: Transport, project: str) -> None:
         super().__init__(transport)
         self._project = project
+        self._tells_states = True
+        self._ended: set[str] = set()
 
     @property
     def sweep_forms(self) -> Sequence[tuple[str, ...]]:
@@ -89,15 +92,25 @@ class MkioService(V3Service):
 
     def poll_job(self, job_id: str, last: Job | None, *, retries: Retries | None = None) -> Job:
         """Read where a job stands; only the state, as long as it tells all there is to know."""
-        if last is None:
-            return self.get_job(job_id, retries=retries)
         job_id = self.job_id(job_id)
-        with self._speaking_of(job_id):
-            state = self._transport.send(
-                "GET", self._address(f"{path_of(job_id)}/state"), _state, retries=retries
-            )
+        if last is None or not self._tells_states or job_id in self._ended:
+            found = self.get_job(job_id, retries=retries)
+            self._ended.discard(job_id)
+            return found
+        address = self._address(f"{path_of(job_id)}/state")
+        try:
+            state = self._transport.send("GET", address, _state, retries=retries)
+        except RefusedError as exc:
+            if exc.status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+                raise
+            found = self.get_job(job_id, retries=retries)
+            # The job is there, so it is the state that cannot be asked for.
+            self._tells_states = False
+            return found
         if state.is_final or state is JobState.UNKNOWN:
-            return self.get_job(job_id, retries=retries)
+            # If the job cannot be read now, its state need not be asked for again.
+            self._ended.add(job_id)
+            return self.poll_job(job_id, last, retries=retries)
         return replace(last, id=job_id, state=state, progress=None, outputs=None)
 
     def check(self) -> str:
@@ -155,9 +168,9 @@ class MkioService(V3Service):
 class LegacyMkioService(MkioService):
     """The same on the older addresses, which have no cheaper way to read a state."""
 
-    def poll_job(self, job_id: str, last: Job | None, *, retries: Retries | None = None) -> Job:
-        """Read where a job stands."""
-        return self.get_job(job_id, retries=retries)
+    def __init__(self, transport: Transport, project: str) -> None:
+        super().__init__(transport, project)
+        self._tells_states = False
 
     @property
     def _root(self) -> str:
@@ -167,6 +180,4 @@ class LegacyMkioService(MkioService):
 def _state(answer: Answer) -> JobState:
     document = answer.document()
     status = document.get("status") if isinstance(document, dict) else None
-    if not isinstance(status, dict):
-        raise TransientError("The service's answer holds no state", status=answer.status)
-    return state_of({"properties": status})
+    return state_of({"properties": status}) if isinstance(status, dict) else JobState.UNKNOWN

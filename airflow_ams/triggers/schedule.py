@@ -21,6 +21,13 @@ SLACK = 0.05
 """The same of its other readings."""
 
 
+STEP = 5.0
+"""Points of percent by which a job moves on a list before it is looked at again so soon."""
+
+STEP_SECONDS = 30.0
+"""Seconds after which any point will do; the service's own events (JobOutputProgress) keep to both."""
+
+
 class Watched:
     """One job that somebody waits for.
 
@@ -37,6 +44,7 @@ class Watched:
         "is_being_read",
         "is_off_list",
         "job",
+        "moved_at",
         "percent_at",
         "read_at",
         "retry_at",
@@ -53,6 +61,9 @@ class Watched:
         """The last reading, without the service's own document."""
         self.read_at = NEVER
         self.percent_at = NEVER
+        """When its percent was read, or found to be about the same."""
+        self.moved_at = NEVER
+        """When its percent was read."""
         self.tries = 0
         """How often it, or its errors or outputs, could not be read since the last time."""
         self.retry_at = NEVER
@@ -78,6 +89,13 @@ class Watched:
         if isinstance(self._waiters, dict):
             return self._waiters
         return () if self._waiters is None else (self._waiters,)
+
+    def has_moved(self, progress: float, now: float) -> bool:
+        """Whether a percent on a list is worth a look: it has moved, and by much or after a while."""
+        before = self.job.progress if self.job is not None else None
+        if before is None or round(before) == round(progress):
+            return before is None
+        return abs(progress - before) >= STEP or now - self.moved_at >= STEP_SECONDS
 
     def enter(self, waiter: Waiter) -> None:
         """Let somebody wait for it."""

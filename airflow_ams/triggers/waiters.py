@@ -171,7 +171,7 @@ class Waiters:
             return False
         if job.is_asked_for or job.is_off_list or job.job is None or job.job.state is not state:
             return True
-        return job.wants_progress and progress is not None and _has_moved(job.job.progress, progress)
+        return job.wants_progress and progress is not None and job.has_moved(progress, time.monotonic())
 
     @property
     def hurried(self) -> list[Watched]:
@@ -197,7 +197,7 @@ class Waiters:
         if job is None:
             return
         if found.progress is not None:
-            job.percent_at = time.monotonic()
+            job.percent_at = job.moved_at = time.monotonic()
         job.job = slim(found, job.id, job.job)
         job.forget_failures()
         job.is_off_list = is_single
@@ -232,7 +232,7 @@ class Waiters:
         self.gone.pop(job.id, None)
         self._hurried.pop(job.id, None)
 
-    def swept(self, swept: Swept, wanted: Set[str]) -> None:
+    async def swept(self, swept: Swept, wanted: Set[str]) -> None:
         """Draw the consequences of a sweep, besides its news.
 
         :param wanted: the jobs that it looked for
@@ -246,16 +246,16 @@ class Waiters:
             self.schedule.swept(swept.began, wanted)
             self._percent_at = swept.began if swept.lists_progress else self._percent_at
         else:
-            self._listed_some(swept)
+            await self._listed_some(swept)
         # Those who came to be in a hurry meanwhile.
         for job in self.hurried:
             self.schedule.add(job)
 
-    def _listed_some(self, swept: Swept) -> None:
+    async def _listed_some(self, swept: Swept) -> None:
         """Note of each job by itself that a sweep has read it; one that it missed is still to be read."""
-        for job_id in (swept.answered - swept.missing) & self.jobs.keys():
-            job = self.jobs[job_id]
-            if job.read_at < swept.began:
+        async for job_id in sliced(swept.answered - swept.missing):
+            job = self.jobs.get(job_id)
+            if job is not None and job.read_at < swept.began:
                 self.schedule.read(job, swept.began)
                 job.percent_at = swept.began if swept.lists_progress else job.percent_at
 
@@ -432,8 +432,3 @@ async def sliced(items: Iterable[_T]) -> AsyncIterator[_T]:
         if time.monotonic() - began > SLICE:
             await asyncio.sleep(0)
             began = time.monotonic()
-
-
-def _has_moved(before: float | None, now: float) -> bool:
-    """Whether a percent is another to whoever reads it in the log."""
-    return before is None or round(before) != round(now)

@@ -266,7 +266,7 @@ class JobWatch:
             self._trouble.answered(time.monotonic())
         async for job in sliced(swept.news):
             await waiters.listed(job, swept.began)
-        waiters.swept(swept, wanted)
+        await waiters.swept(swept, wanted)
         return wanted - swept.answered
 
     def _listed(self, listing: asyncio.Task[Set[str]]) -> None:

@@ -6,9 +6,11 @@ import math
 from typing import Any
 
 import hypothesis.strategies as st
+import pytest
 from hypothesis import given, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from airflow_ams.api.model import Job, JobState
 from airflow_ams.triggers.schedule import SLACK, Schedule, Watched, jittered
 
 INTERVALS = [1.0, 5.0, 60.0]
@@ -210,3 +212,25 @@ class Model(RuleBasedStateMachine):
 
 TestModel = Model.TestCase
 TestModel.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "seconds", "has_moved"),
+    [
+        (None, 0.0, 0, True),
+        (40.0, 40.4, 3600, False),
+        (40.0, 41.0, 1, False),
+        (40.0, 41.0, 30, True),
+        (40.0, 44.9, 1, False),
+        (40.0, 45.0, 1, True),
+        (40.0, 30.0, 1, True),
+    ],
+)
+def test_a_percent_on_a_list_is_looked_at_when_it_has_moved(
+    before: float | None, after: float, seconds: float, has_moved: bool
+) -> None:
+    """By five points, or at all if the last look was half a minute ago."""
+    watched = job(1)
+    watched.job = Job(watched.id, "a", JobState.PROCESSING, before)
+    watched.moved_at = 1000.0
+    assert watched.has_moved(after, 1000.0 + seconds) is has_moved

@@ -173,11 +173,44 @@ def test_mkio_is_asked_for_the_job_where_the_state_does_not_do(state: Any) -> No
 @pytest.mark.parametrize(
     "document", [None, [], {}, {"status": "Processing"}, {"status": None}, {"state": "Finished"}]
 )
-def test_a_state_of_no_shape_is_trouble_to_wait_out(document: Any) -> None:
-    """It is no news about the job."""
-    service, _ = MKIO.speak(answer(document=json.dumps(document).encode()))
+def test_a_state_of_no_shape_tells_nothing(document: Any) -> None:
+    """The job itself is asked for instead."""
+    service, _ = MKIO.speak(answer(document=json.dumps(document).encode()), answer(document=job()))
+    assert service.poll_job(JOB, LAST).state is JobState.PROCESSING
+
+
+@pytest.mark.parametrize("status", [400, 404, 405])
+def test_a_state_that_cannot_be_asked_for_is_not_asked_for_again(status: int) -> None:
+    """It is the job's document that tells then; a refusal of the state says nothing of the job."""
+    service, wire = MKIO.speak(MKIO.error(status), answer(document=job()))
+    for _ in range(3):
+        assert service.poll_job(JOB, LAST).state is JobState.PROCESSING
+    assert wire.requests == [("GET", MKIO.url(f"{PATH}/state"))] + [("GET", MKIO.url(PATH))] * 3
+
+
+def test_a_job_that_has_ended_is_not_asked_for_its_state_again() -> None:
+    """When it cannot be read at once, it is the whole job that is tried again; once only."""
+    service, wire = MKIO.speak(
+        answer(document={"status": {"state": "Error"}}),
+        answer(503),
+        answer(document=job("clip-7", "Processing")),
+        answer(document={"status": {"state": "Processing"}}),
+    )
     with pytest.raises(TransientError):
         service.poll_job(JOB, LAST)
+    for _ in range(2):
+        assert service.poll_job(JOB, LAST).state is JobState.PROCESSING
+    whole, state = ("GET", MKIO.url(PATH)), ("GET", MKIO.url(f"{PATH}/state"))
+    assert wire.requests == [state, whole, whole, state]
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_who_may_not_read_a_state_is_told_so(status: int) -> None:
+    """It is about who asks."""
+    service, wire = MKIO.speak(MKIO.error(status))
+    with pytest.raises(RefusedError):
+        service.poll_job(JOB, LAST)
+    assert len(wire.requests) == 1
 
 
 @each_dialect
