@@ -22,6 +22,7 @@ from typing import Any
 
 import click
 
+from tests.benchmarks.jobs import CANCELED, ERROR, FINISHED
 from tests.benchmarks.peers import (
     ENDED,
     PEERS,
@@ -34,7 +35,6 @@ from tests.benchmarks.peers import (
     prepare,
     server,
 )
-from tests.benchmarks.server import CANCELED, ERROR, FINISHED
 
 ENDS_AFTER = 12.0
 OUTAGE_AFTER = 8.0
@@ -108,7 +108,7 @@ async def _measure(plan: Plan, ports: Ports) -> Result:
 
     result = Result(plan)
     waits = Waits(PEERS[plan.peer], plan.waits, plan.interval)
-    lifetime = TOKEN_LIFETIME if plan.peer == "ams" else None
+    lifetime = TOKEN_LIFETIME if plan.peer == "v2" else None
     await command("reset", jobs=plan.waits, ended=1, token_lifetime=lifetime)
     await waits.warm_up(plan.waits)
     before = (await command("counts"))["requests"]
@@ -153,7 +153,7 @@ def table(results: list[Result]) -> str:
 
 @click.command()
 @click.option("--waits", default=300, show_default=True, help="How many.")
-@click.option("--peers", default="ams,http,dbt", show_default=True, help="Which of them, comma-separated.")
+@click.option("--peers", default="v2,http,dbt", show_default=True, help="Which of them, comma-separated.")
 @click.option("--interval", default=2.0, show_default=True, help="Seconds between two polls of a job.")
 @click.option("--limit", default=240.0, show_default=True, help="Seconds after which a wait is lost.")
 @click.option("--seed", default=1, show_default=True, help="Of the faults.")

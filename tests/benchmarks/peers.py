@@ -1,6 +1,7 @@
 """What is measured side by side: the triggers of three providers, each waiting for one job of `server`.
 
-Nothing here imports Airflow before `prepare` has set the environment, in the process that will wait.
+Ours is there once for each dialect. Nothing here imports Airflow before `prepare` has set the environment, in
+the process that will wait.
 """
 
 from __future__ import annotations
@@ -19,13 +20,14 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from unittest import mock
 
-from tests.benchmarks.server import CANCELED, ERROR, FINISHED, job_id
+from tests.benchmarks import v2, v3
+from tests.benchmarks.jobs import CANCELED, ERROR, FINISHED
 
 if TYPE_CHECKING:
     from airflow.triggers.base import BaseTrigger, TriggerEvent
@@ -86,13 +88,13 @@ def in_fresh_process(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
         return pool.submit(function, *args, **kwargs).result()
 
 
-def _ams(index: int, interval: float) -> BaseTrigger:
+def _ams(conn_id: str, job_id: Callable[[int], str], index: int, interval: float) -> BaseTrigger:
     from airflow_ams.triggers.ams import AmsJobTrigger
 
     now = time.time()
     return AmsJobTrigger(
         job_ids=job_id(index),
-        ams_conn_id="bench_ams",
+        ams_conn_id=conn_id,
         poke_interval=interval,
         deadline=now + WEEK,
         started_at=now,
@@ -161,7 +163,10 @@ class Peer:
 
 
 PEERS = {
-    "ams": Peer("`AmsJobTrigger`", _ams, _told_by_ams),
+    "v2": Peer("`AmsJobTrigger`, v2", partial(_ams, "bench_v2", v2.job_id), _told_by_ams),
+    # RMS speaks the wire of ARM; only the sign-in differs, of which there is one an hour.
+    "arm": Peer("`AmsJobTrigger`, arm/rms", partial(_ams, "bench_arm", v3.job_id), _told_by_ams),
+    "mkio": Peer("`AmsJobTrigger`, mkio", partial(_ams, "bench_mkio", v3.job_id), _told_by_ams),
     "http": Peer("`HttpSensorTrigger`", _http, _told_by_http),
     "dbt": Peer("`DbtCloudRunJobTrigger`", _dbt, _told_by_dbt),
 }
@@ -171,12 +176,14 @@ def prepare(ports: Ports, home: str, *, sign_in: bool = False) -> None:
     """Make this process like a triggerer: connections, as many files as it may open, its log format.
 
     :param home: a folder for what Airflow writes
-    :param sign_in: our connection fetches tokens; those of the others hold one that never ends
+    :param sign_in: our connection to v2 fetches tokens; all others hold one that never ends
     """
     base = f"http://127.0.0.1:{ports.media}"
-    ams: dict[str, Any] = {"conn_type": "ams", "host": f"{base}/api/", "password": "key"}
+    v2_ams: dict[str, Any] = {"conn_type": "ams", "host": f"{base}/api/", "password": "key"}
     if sign_in:
-        ams |= {"login": "account", "extra": {"auth": "acs", "token_url": f"{base}/token"}}
+        v2_ams |= {"login": "account", "extra": {"auth": "acs", "token_url": f"{base}/token"}}
+    v3_ams = {"conn_type": "ams", "host": base, "password": "key"}
+    arm = {"subscription_id": "S", "resource_group": "R", "account_name": "A"}
     dbt = {
         "conn_type": "dbt_cloud",
         "host": f"127.0.0.1:{ports.media}",
@@ -185,7 +192,9 @@ def prepare(ports: Ports, home: str, *, sign_in: bool = False) -> None:
     }
     os.environ |= {
         "AIRFLOW_HOME": home,
-        "AIRFLOW_CONN_BENCH_AMS": json.dumps(ams),
+        "AIRFLOW_CONN_BENCH_V2": json.dumps(v2_ams),
+        "AIRFLOW_CONN_BENCH_ARM": json.dumps({**v3_ams, "extra": {"api": "arm", "auth": "bearer", **arm}}),
+        "AIRFLOW_CONN_BENCH_MKIO": json.dumps({**v3_ams, "extra": {"api": "mkio", "project": "P"}}),
         "AIRFLOW_CONN_BENCH_HTTP": json.dumps({"conn_type": "http", "host": base}),
         "AIRFLOW_CONN_BENCH_DBT": json.dumps(dbt),
     }

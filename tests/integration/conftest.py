@@ -12,9 +12,17 @@ from typing import Any
 import pytest
 
 from airflow_ams.emulator.process import Emulator
-from tests.integration.account import Account
+from tests.integration.account import Account, V2Account
+from tests.integration.account_v3 import ArmAccount, MkioAccount, RmsAccount
 from tests.integration.client import Client
 from tests.integration.waits import Deferred, audible
+
+_ACCOUNTS: dict[str, type[Account]] = {
+    "v2": V2Account,
+    "arm": ArmAccount,
+    "rms": RmsAccount,
+    "mkio": MkioAccount,
+}
 
 
 @pytest.fixture
@@ -24,15 +32,26 @@ def client(ams_emulator: Emulator) -> Client:
 
 
 @pytest.fixture
+def ams(request: pytest.FixtureRequest, ams_emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> Emulator:
+    """Return the emulator, to which ``ams_default`` leads; in v2, unless `waits.all_apis` says else."""
+    ams_emulator.api = getattr(request, "param", "v2")
+    monkeypatch.setenv("AIRFLOW_CONN_AMS_DEFAULT", ams_emulator.connection_json())
+    return ams_emulator
+
+
+@pytest.fixture
 def account(
-    service: Callable[..., Any], reply: type[Any], connection: Callable[..., str]
+    request: pytest.FixtureRequest,
+    service: Callable[..., Any],
+    reply: type[Any],
+    connection: Callable[..., str],
 ) -> Iterator[Account]:
-    """Return an empty account, and an Airflow connection to it."""
-    account = Account(reply)
+    """Return an empty account, and an Airflow connection to it; v2, unless `waits.all_dialects` says else."""
+    account = _ACCOUNTS[getattr(request, "param", "v2")](reply)
     started = service(account.answer)
     account.seen = started.seen
-    account.base_url = started.base_url
-    account.conn_id = connection("ams_account", host=started.base_url, password="a-token")
+    account.base_url = started.url + account.folder
+    account.conn_id = connection("ams_account", **account.connection)
     yield account
     account.trouble = lambda _: None
 

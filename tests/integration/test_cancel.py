@@ -18,7 +18,18 @@ from airflow.providers.common.compat.sdk import (
 
 from airflow_ams.hooks.ams import AmsHook
 from tests.integration.account import FINISHED, QUEUED, Account
-from tests.integration.waits import JOBS, MODES, audible, fired, in_step, lines, sensor, trigger, until
+from tests.integration.waits import (
+    JOBS,
+    MODES,
+    all_dialects,
+    audible,
+    fired,
+    in_step,
+    lines,
+    sensor,
+    trigger,
+    until,
+)
 
 if TYPE_CHECKING:
     from airflow_ams.emulator.process import Emulator
@@ -143,6 +154,7 @@ def test_the_next_try_can_be_killed(ams_emulator: Emulator, kill_when: Callable[
     assert canceled(ams_emulator) == [job_id]
 
 
+@all_dialects
 def test_canceling_is_bounded_in_time(
     account: Account, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -151,7 +163,7 @@ def test_canceling_is_bounded_in_time(
     over, asked = threading.Event(), threading.Event()
 
     def hang(seen: Any) -> None:
-        if "CancelJob" in seen.path:
+        if account.is_cancel(seen):
             asked.set()
             over.wait(60)
 
@@ -298,13 +310,14 @@ def test_a_job_that_has_ended_meanwhile_is_told(
     assert "it is Finished" in line
 
 
+@all_dialects
 def test_canceling_in_the_triggerer_is_bounded_in_time(
     account: Account, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A service that does not answer: the log says that the job may run on; others wait undisturbed."""
     monkeypatch.setattr("airflow_ams.triggers.ams.CANCEL_SECONDS", 0.5)
     over = threading.Event()
-    account.trouble = lambda seen: over.wait(60) and None if "CancelJob" in seen.path else None
+    account.trouble = lambda seen: over.wait(60) and None if account.is_cancel(seen) else None
 
     async def main() -> str:
         ids = account.add(2, QUEUED)
@@ -323,6 +336,7 @@ def test_canceling_in_the_triggerer_is_bounded_in_time(
     assert "may run on" in line
 
 
+@all_dialects
 def test_the_jobs_of_a_list_are_canceled_at_once(account: Account) -> None:
     """All that are pending, by the watch's threads side by side; nothing is left of the watch after that."""
 

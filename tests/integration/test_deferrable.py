@@ -22,7 +22,17 @@ from airflow.triggers.base import TaskSuccessEvent
 
 from airflow_ams.exceptions import AmsJobFailed
 from airflow_ams.sensors.ams import BACKSTOP, AmsJobSensor
-from tests.integration.waits import JOBS, UNKNOWN, Deferred, audible, in_step, lines, sensor
+from tests.integration.waits import (
+    UNKNOWN,
+    WIRES,
+    Deferred,
+    all_apis,
+    audible,
+    in_step,
+    lines,
+    on,
+    sensor,
+)
 
 if TYPE_CHECKING:
     from airflow_ams.emulator.process import Emulator
@@ -41,10 +51,11 @@ def deferred(ams: Emulator, **arguments: Any) -> Deferred:
     return run
 
 
+@all_apis
 @pytest.mark.parametrize("state", ["Finished", "Error", "Canceled"])
-def test_a_job_that_has_ended_is_never_deferred(ams_emulator: Emulator, state: str) -> None:
+def test_a_job_that_has_ended_is_never_deferred(ams: Emulator, state: str) -> None:
     """The first look is the worker's: a finished job costs no trigger, and a dead one fails at once."""
-    run = Deferred(sensor(ams_emulator.submit_scripted(states=[state]), deferrable=True))
+    run = Deferred(sensor(ams.submit_scripted(states=[state]), deferrable=True))
     if state == "Finished":
         assert run.start()["state"] == "Finished"
     else:
@@ -53,8 +64,9 @@ def test_a_job_that_has_ended_is_never_deferred(ams_emulator: Emulator, state: s
     assert run.trigger is None
 
 
+@all_apis
 @pytest.mark.parametrize("job_id", ["no id", "", "None", "[1]", "{}"])
-def test_what_is_no_id_is_never_deferred(ams_emulator: Emulator, job_id: str) -> None:
+def test_what_is_no_id_is_never_deferred(ams: Emulator, job_id: str) -> None:
     """A template that rendered to nothing useful fails on the worker, as in the other modes."""
     made = sensor("placeholder", deferrable=True)
     made.job_id = job_id
@@ -106,11 +118,12 @@ def test_execution_timeout_ends_a_deferred_wait(
     assert not isinstance(caught.value, AirflowFailException | AirflowSensorTimeout)
 
 
+@on("v2", "mkio")
 def test_a_wait_without_a_poll_in_the_triggerer_says_where_the_job_stood(
-    ams_emulator: Emulator, wait: Callable[..., Any]
+    ams: Emulator, wait: Callable[..., Any]
 ) -> None:
     """A time-out before the trigger's first poll says what poke mode says: the worker has looked."""
-    job_id = ams_emulator.submit_scripted(name="Encode", states=[WORKING])
+    job_id = ams.submit_scripted(name="Encode", states=[WORKING])
     said = []
     for arguments in ({}, {"deferrable": True}):
         with pytest.raises(AirflowSensorTimeout) as caught:
@@ -170,10 +183,11 @@ def test_an_event_of_another_kind_is_an_error(ams_emulator: Emulator, event: Any
     assert not isinstance(caught.value, AirflowSkipException)
 
 
-def test_time_outs_need_no_poll(ams_emulator: Emulator) -> None:
+@on("v2", "mkio")
+def test_time_outs_need_no_poll(ams: Emulator) -> None:
     """The deadline ends the wait, however long the interval, and while the service is silent."""
-    run = deferred(ams_emulator, deferrable=True, timeout=0.6, poke_interval=3600)
-    ams_emulator.inject({"when": {"path": "^Jobs"}, "then": {"drop": True}})
+    run = deferred(ams, deferrable=True, timeout=0.6, poke_interval=3600)
+    ams.inject({"when": {"path": WIRES[ams.api].api}, "then": {"drop": True}})
     event = asyncio.run(run.fire())
     assert time.time() >= run.trigger.deadline
     assert event["outcome"] == "timeout"
@@ -202,9 +216,10 @@ def ending(ams: Emulator, wants_ti: bool = True, **arguments: Any) -> Deferred:
     return run
 
 
-def test_success_can_end_in_the_triggerer(ams_emulator: Emulator, wait: Callable[..., Any]) -> None:
+@all_apis
+def test_success_can_end_in_the_triggerer(ams: Emulator, wait: Callable[..., Any]) -> None:
     """The XCom is what a resumed task returns."""
-    run = ending(ams_emulator)
+    run = ending(ams)
     (event,) = run.events
     assert isinstance(event, TaskSuccessEvent)
     document = wait(sensor(run.trigger.job_ids))
@@ -218,11 +233,12 @@ def test_no_xcom_is_pushed_where_none_is_wanted(ams_emulator: Emulator) -> None:
     assert not event.xcoms
 
 
-def test_failures_go_back_to_the_worker(ams_emulator: Emulator) -> None:
+@all_apis
+def test_failures_go_back_to_the_worker(ams: Emulator) -> None:
     """The error is raised where `retries`, callbacks and soft_fail are."""
-    run = deferred(ams_emulator, deferrable=True, end_from_trigger=True)
+    run = deferred(ams, deferrable=True, end_from_trigger=True)
     run.trigger._task_instance = _Ti()
-    ams_emulator.inject({"when": {"path": "^Jobs"}, "then": {"status": 403}})
+    ams.inject({"when": {"path": WIRES[ams.api].api}, "then": {"status": 403}})
     event = asyncio.run(run.fire())
     assert not isinstance(run.events[0], TaskSuccessEvent)
     with pytest.raises(AirflowFailException, match="403"):
@@ -298,25 +314,26 @@ def test_poke_interval_reaches_the_trigger(ams_emulator: Emulator) -> None:
     assert deferred(ams_emulator, deferrable=True, poke_interval=7.5).trigger.poke_interval == 7.5
 
 
-def test_the_first_poll_of_a_trigger_is_not_at_once(ams_emulator: Emulator) -> None:
+def test_the_first_poll_of_a_trigger_is_not_at_once(ams: Emulator) -> None:
     """The complaint: a trigger that fires right after the deferral gets a good task marked failed."""
 
-    run = deferred(ams_emulator, deferrable=True, poke_interval=1.0)
+    run = deferred(ams, deferrable=True, poke_interval=1.0)
     began = time.time()
-    with in_step(ams_emulator, lambda: ams_emulator.advance(3600)):
+    with in_step(ams, lambda: ams.advance(3600)):
         asyncio.run(run.fire())
-    _, polled, *_ = ams_emulator.requests(JOBS)
+    _, polled, *_ = ams.requests(WIRES[ams.api].job)
     assert polled["time"] - began >= 0.5
 
 
-def test_a_failed_poll_never_cancels(ams_emulator: Emulator, wait: Callable[..., Any]) -> None:
+@all_apis
+def test_a_failed_poll_never_cancels(ams: Emulator, wait: Callable[..., Any]) -> None:
     """The complaint: a provider cancels the job because its own poll failed."""
-    job_id = ams_emulator.submit_scripted(states=[WORKING])
-    refuse = {"when": {"path": "^Jobs"}, "then": {"status": 403}}
+    job_id = ams.submit_scripted(states=[WORKING])
+    refuse = {"when": {"path": WIRES[ams.api].api}, "then": {"status": 403}}
     made = sensor(job_id, deferrable=True, cancel_on_kill=True, cancel_on_timeout=True)
-    with in_step(ams_emulator, lambda: ams_emulator.inject(refuse)), pytest.raises(AirflowFailException):
+    with in_step(ams, lambda: ams.inject(refuse)), pytest.raises(AirflowFailException):
         wait(made)
-    assert ams_emulator.requests("CancelJob") == []
+    assert ams.requests("[Cc]ancelJob") == []
 
 
 def test_a_sensor_of_airflow_is_what_it_is() -> None:

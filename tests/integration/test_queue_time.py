@@ -12,8 +12,8 @@ import pytest
 from airflow.providers.common.compat.sdk import AirflowSensorTimeout
 
 from airflow_ams.sensors.ams import AmsJobSensor
-from tests.integration.account import FINISHED, PROCESSING, QUEUED, Account
-from tests.integration.waits import MODES, UNKNOWN, in_step, running, sensor, trigger, until
+from tests.integration.account import FINISHED, PROCESSING, QUEUED, Account, V2Account
+from tests.integration.waits import MODES, UNKNOWN, all_dialects, in_step, running, sensor, trigger, until
 
 if TYPE_CHECKING:
     from airflow_ams.emulator.process import Emulator
@@ -72,6 +72,7 @@ def test_the_worker_hands_on_until_when_a_job_may_be_queued(
     assert time.time() - began < 15
 
 
+@all_dialects
 def test_the_alarm_has_the_job_read(account: Account) -> None:
     """In a triggerer the end of the queue time is a reason to look, whatever the interval."""
 
@@ -97,6 +98,7 @@ def test_the_alarm_has_the_job_read(account: Account) -> None:
     assert len(account.singles()) <= 5
 
 
+@all_dialects
 def test_the_end_of_many_queue_times_is_seen(account: Account) -> None:
     """Twenty at once, in a watch that lists: that a job is still in its list, unchanged, is news then."""
 
@@ -111,6 +113,7 @@ def test_the_end_of_many_queue_times_is_seen(account: Account) -> None:
     assert {event["outcome"] for event in asyncio.run(main())} == {"queue_timeout"}
 
 
+@pytest.mark.parametrize("account", ["v2", "arm"], indirect=True)
 @pytest.mark.parametrize("created", [None, "0001-01-01T00:00:00", "nonsense"])
 def test_a_job_without_a_creation_is_counted_from_first_sight(
     account: Account, monkeypatch: pytest.MonkeyPatch, created: str | None
@@ -119,7 +122,12 @@ def test_a_job_without_a_creation_is_counted_from_first_sight(
     row = account._row
 
     def unset(job_id: str) -> dict[str, Any]:
-        return {**row(job_id), "Created": created}
+        made = row(job_id)
+        if isinstance(account, V2Account):
+            made["Created"] = created
+        else:
+            made["properties"]["created"] = created
+        return made
 
     monkeypatch.setattr(account, "_row", unset)
 
@@ -163,6 +171,7 @@ def test_a_late_start_is_one_failure_among_others(
     assert len(ams_emulator.requests("CancelJob")) >= 1
 
 
+@pytest.mark.parametrize("account", ["v2", "mkio"], indirect=True)
 def test_what_others_have_read_is_no_proof_of_queue_time(account: Account) -> None:
     """A newcomer's job may have left the queue since another wait has read it: it is read first."""
 

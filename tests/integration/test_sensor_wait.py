@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -14,115 +13,89 @@ import pytest
 from airflow.providers.common.compat.sdk import AirflowSensorTimeout
 
 from airflow_ams.exceptions import AmsJobFailed, AmsJobNotFound, AmsRefused
-from tests.integration.waits import JOBS, MODES, OUTPUTS, TASKS, audible, lines, sensor
+from tests.integration.waits import MODES, OUTPUTS, TASKS, WIRES, all_apis, audible, lines, sensor
 from tests.integration.waits import UNKNOWN as ID
 
 if TYPE_CHECKING:
     from airflow_ams.emulator.process import Emulator
 
 
-@pytest.mark.parametrize(
-    ("state", "paths"),
-    [
-        ("Queued", []),
-        ("Scheduled", []),
-        ("Processing", [TASKS]),
-        ("Canceling", []),
-        ("Finished", [OUTPUTS]),
-        ("Error", [TASKS]),
-        ("Canceled", []),
-        (9, []),
-    ],
-)
-def test_a_poll_makes_no_request_too_many(ams_emulator: Emulator, state: Any, paths: list[str]) -> None:
-    """One request a poll; tasks only for percent and errors, outputs only at the end."""
-    states = [{"state": state, "seconds": 3600}, "Canceled"] if state == "Canceling" else [state]
-    job_id = ams_emulator.submit_scripted(states=states)
-    poll = sensor(job_id)
-    with poll.hook as hook:
-        hook.test_connection()
-        ams_emulator.clear_requests()
-        try:
-            poll.poke({})
-        except AmsJobFailed:
-            assert state in ("Error", "Canceled")
-    asked = [request["path"] for request in ams_emulator.requests()]
-    asked = [path for path in asked if "OAuth" not in path]
-    assert asked[0] == "Jobs()"
-    assert len(asked) == 1 + len(paths)
-    assert all(re.search(path, asked[1]) for path in paths)
-
-
+@all_apis
 @pytest.mark.parametrize("mode", ["poke", "reschedule"])
 def test_unknown_states_are_waited_through(
-    mode: str, ams_emulator: Emulator, wait: Callable[..., Any], caplog: pytest.LogCaptureFixture
+    mode: str, ams: Emulator, wait: Callable[..., Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     """A state without a name ends nothing: the next one counts; poke mode mentions it once."""
     states = [{"state": 9, "seconds": 0.5}, "Finished"]
     with caplog.at_level(logging.INFO):
-        assert wait(sensor(ams_emulator.submit_scripted(states=states), mode=mode))["state"] == "Finished"
-    said = [line for line in lines(caplog) if "the service says 9" in line]
+        assert wait(sensor(ams.submit_scripted(states=states), mode=mode))["state"] == "Finished"
+    state = 9 if ams.api == "v2" else "'State9'"
+    said = [line for line in lines(caplog) if f"the service says {state}" in line]
     assert said
     if mode == "poke":
         assert len(said) == 1
 
 
-def test_a_job_stuck_in_an_unknown_state_ends_by_timeout(
-    ams_emulator: Emulator, wait: Callable[..., Any]
-) -> None:
+@all_apis
+def test_a_job_stuck_in_an_unknown_state_ends_by_timeout(ams: Emulator, wait: Callable[..., Any]) -> None:
     """The wait is bounded by the sensor's own time-out."""
     with pytest.raises(AirflowSensorTimeout):
-        wait(sensor(ams_emulator.submit_scripted(states=[9]), timeout=0.3))
+        wait(sensor(ams.submit_scripted(states=[9]), timeout=0.3))
 
 
+@all_apis
 def test_a_job_that_appears_late_is_waited_for(
-    ams_emulator: Emulator, wait: Callable[..., Any], caplog: pytest.LogCaptureFixture
+    ams: Emulator, wait: Callable[..., Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     """An id that the service does not know yet is asked for again, within the grace."""
-    job_id = ams_emulator.submit_scripted(states=["Finished"], appear_after=0.5)
+    job_id = ams.submit_scripted(states=["Finished"], appear_after=0.5)
     with caplog.at_level(logging.INFO):
         assert wait(sensor(job_id, not_found_grace=60))["id"] == job_id
     assert "asking again" in caplog.text
 
 
+@all_apis
 @pytest.mark.parametrize("mode", ["poke", "reschedule"])
-def test_the_grace_ends(mode: str, ams_emulator: Emulator, wait: Callable[..., Any]) -> None:
+def test_the_grace_ends(mode: str, ams: Emulator, wait: Callable[..., Any]) -> None:
     """An unknown id fails once the grace is over, counted in reschedule mode from the first reschedule."""
-    poll = sensor(ID, mode=mode, not_found_grace=0.4, poke_interval=0.1)
+    poll = sensor(WIRES[ams.api].unknown, mode=mode, not_found_grace=0.4, poke_interval=0.1)
     with pytest.raises(AmsJobNotFound, match="90 days"):
         wait(poll)
-    assert len(ams_emulator.requests(r"^Jobs\(\)$")) >= 3
+    assert len(ams.requests(WIRES[ams.api].job)) >= 3
 
 
-def test_a_job_that_vanishes_is_not_found(ams_emulator: Emulator, wait: Callable[..., Any]) -> None:
+@all_apis
+def test_a_job_that_vanishes_is_not_found(ams: Emulator, wait: Callable[..., Any]) -> None:
     """A record that is deleted in mid-wait ends the wait, after the grace."""
     states = [{"state": "Processing", "seconds": 3600}]
-    job_id = ams_emulator.submit_scripted(states=states, vanish_after=0.3)
+    job_id = ams.submit_scripted(states=states, vanish_after=0.3)
     with pytest.raises(AmsJobNotFound):
         wait(sensor(job_id, not_found_grace=0))
 
 
-def test_poke_mode_says_what_changes(ams_emulator: Emulator, caplog: pytest.LogCaptureFixture) -> None:
+@all_apis
+def test_poke_mode_says_what_changes(ams: Emulator, caplog: pytest.LogCaptureFixture) -> None:
     """One line for each change of state or percent, with percent and the task's name; none in between."""
-    ams_emulator.freeze()
+    ams.freeze()
     states = [
         {"state": "Queued", "seconds": 10},
         {"state": "Processing", "seconds": 10, "progress": 40},
         {"state": "Processing", "seconds": 10, "progress": 80},
         "Finished",
     ]
-    job_id = ams_emulator.submit_scripted(name="Encode", states=states)
+    job_id = ams.submit_scripted(name="Encode", states=states)
     poll = audible(sensor(job_id))
     with caplog.at_level(logging.INFO), poll.hook:
         for _ in range(4):
             for _ in range(3):
                 poll.poke({})
-            ams_emulator.advance(10)
-    title = f"Job 'Encode' ({job_id}) is "
+            ams.advance(10)
+    wire = WIRES[ams.api]
+    title = f"{wire.title(job_id)} is "
     assert lines(caplog) == [
         f"{title}Queued",
-        f"{title}Processing, 40 % (Encode: Processing 40 %)",
-        f"{title}Processing, 80 % (Encode: Processing 80 %)",
+        f"{title}Processing, {wire.percent(40)}",
+        f"{title}Processing, {wire.percent(80)}",
         f"{title}Finished",
     ]
 
@@ -141,15 +114,16 @@ def test_poke_mode_breaks_a_long_silence(
     assert len(lines(caplog)) == 3
 
 
+@all_apis
 def test_reschedule_mode_says_one_line_a_poke(
-    ams_emulator: Emulator, wait: Callable[..., Any], caplog: pytest.LogCaptureFixture
+    ams: Emulator, wait: Callable[..., Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     """It has no memory, so each poke says where the job stands."""
     states = [{"state": "Processing", "seconds": 0.5, "progress": 40}, "Finished"]
-    job_id = ams_emulator.submit_scripted(states=states)
+    job_id = ams.submit_scripted(states=states)
     with caplog.at_level(logging.INFO):
         wait(sensor(job_id, mode="reschedule", poke_interval=0.1))
-    assert len(lines(caplog)) == len(ams_emulator.requests(r"^Jobs\(\)$")) > 2
+    assert len(lines(caplog)) == len(ams.requests(WIRES[ams.api].job)) > 2
 
 
 @pytest.fixture
@@ -241,39 +215,16 @@ def test_unreadable_progress_is_not_waited_for(ams_emulator: Emulator, wait: Cal
     assert 0 < len(ams_emulator.requests(TASKS)) <= polls
 
 
-def test_a_token_that_ends_in_mid_wait_is_renewed(ams_emulator: Emulator, wait: Callable[..., Any]) -> None:
-    """The service's 401 leads to one more sign-in, and the wait goes on."""
-    job_id = ams_emulator.submit_scripted(states=[{"state": "Processing", "seconds": 30000}, "Finished"])
-    poll = sensor(job_id)
-    with poll.hook:
-        assert not poll.poke({})
-        ams_emulator.advance(29000)
-        assert not poll.poke({})
-        ams_emulator.advance(2000)
-        assert poll.poke({}).is_done
-    signed_in = [r for r in ams_emulator.requests("OAuth2-13") if r["status"] == 200]
-    assert len([r for r in ams_emulator.requests("Jobs") if r["status"] == 401]) == 1
-    assert len(signed_in) == 2
-
-
-def test_a_second_401_ends_the_wait(ams_emulator: Emulator, wait: Callable[..., Any]) -> None:
-    """A new token that is refused too is a matter for a person: two reads, two sign-ins, no more."""
-    ams_emulator.inject({"when": {"path": "Jobs"}, "then": {"status": 401}})
-    with pytest.raises(AmsRefused, match="401"):
-        wait(sensor(ID))
-    assert len(ams_emulator.requests("Jobs")) == 2
-    assert len(ams_emulator.requests("OAuth2-13")) == 2
-
-
-def test_retry_after_quietens_the_pokes(ams_emulator: Emulator) -> None:
+@all_apis
+def test_retry_after_quietens_the_pokes(ams: Emulator) -> None:
     """A service that asks for an hour is not asked at the next poke."""
     fault = {"status": 503, "retry_after": 3600}
-    ams_emulator.inject({"when": {"path": "Jobs"}, "then": fault})
-    poll = sensor(ams_emulator.submit_scripted(states=["Finished"]))
+    ams.inject({"when": {"path": WIRES[ams.api].api}, "then": fault})
+    poll = sensor(ams.submit_scripted(states=["Finished"]))
     with poll.hook:
         for _ in range(5):
             assert not poll.poke({})
-    assert len(ams_emulator.requests("Jobs")) == 1
+    assert len(ams.requests(WIRES[ams.api].api)) == 1
 
 
 def test_the_quiet_has_an_end(ams_emulator: Emulator) -> None:
@@ -286,16 +237,15 @@ def test_the_quiet_has_an_end(ams_emulator: Emulator) -> None:
     assert interval == pytest.approx(600, abs=30)
 
 
+@all_apis
 @pytest.mark.parametrize("mode", ["poke", "reschedule"])
-def test_the_last_look_is_taken_in_any_case(
-    mode: str, ams_emulator: Emulator, wait: Callable[..., Any]
-) -> None:
+def test_the_last_look_is_taken_in_any_case(mode: str, ams: Emulator, wait: Callable[..., Any]) -> None:
     """A wait does not end with what it knew before the service asked for quiet."""
     fault = {"status": 503, "retry_after": 3600}
-    ams_emulator.inject({"when": {"path": JOBS}, "then": fault, "times": 1})
-    job_id = ams_emulator.submit_scripted(states=["Finished"])
+    ams.inject({"when": {"path": WIRES[ams.api].job}, "then": fault, "times": 1})
+    job_id = ams.submit_scripted(states=["Finished"])
     assert wait(sensor(job_id, timeout=0.6, mode=mode))["state"] == "Finished"
-    assert len(ams_emulator.requests(JOBS)) == 2
+    assert len(ams.requests(WIRES[ams.api].job)) == 2
 
 
 @pytest.mark.parametrize("mode", ["poke", "reschedule"])
@@ -312,26 +262,26 @@ def test_the_end_of_the_queue_time_is_a_reason_to_look(mode: str, ams_emulator: 
     assert interval == pytest.approx(600 if mode == "reschedule" else 30, abs=29)
 
 
-def test_a_job_that_is_queued_for_long_is_read_once_more(
-    ams_emulator: Emulator, wait: Callable[..., Any]
-) -> None:
+@all_apis
+def test_a_job_that_is_queued_for_long_is_read_once_more(ams: Emulator, wait: Callable[..., Any]) -> None:
     """The wait ends when its queue time does, by what the service says then."""
-    job_id = ams_emulator.submit_scripted(states=["Queued"])
+    job_id = ams.submit_scripted(states=["Queued"])
     with pytest.raises(AirflowSensorTimeout, match=r"queue_timeout \(2 s\)"):
         wait(sensor(job_id, queue_timeout=2, poke_interval=3600, timeout=7200))
-    assert len(ams_emulator.requests(JOBS)) >= 2
+    assert len(ams.requests(WIRES[ams.api].job)) >= 2
 
 
+@all_apis
 @pytest.mark.parametrize("status", [404, 405, 410])
-def test_a_wrong_address_is_told_at_once(
-    status: int, ams_emulator: Emulator, wait: Callable[..., Any]
-) -> None:
+def test_a_wrong_address_is_told_at_once(status: int, ams: Emulator, wait: Callable[..., Any]) -> None:
     """What is outlived once the service has answered is more likely a mistake when it never has."""
-    ams_emulator.inject({"when": {"path": "^Jobs"}, "then": {"status": status}})
+    wire = WIRES[ams.api]
+    # In the service's own words, 404 is about the job on all but v2.
+    ams.inject({"when": {"path": wire.api}, "then": {"status": status, "body": "html"}})
     for mode in MODES.values():
         with pytest.raises(AmsRefused, match=str(status)):
-            wait(sensor(ID, **mode))
-    assert len(ams_emulator.requests(JOBS)) == 3
+            wait(sensor(wire.unknown, **mode))
+    assert len(ams.requests(wire.job)) == 3
 
 
 @pytest.mark.parametrize(
@@ -362,14 +312,15 @@ def test_a_silent_service_does_not_outlast_the_wait(
         over.set()
 
 
-def test_two_tries_begin_anew(ams_emulator: Emulator, wait: Callable[..., Any]) -> None:
+@all_apis
+def test_two_tries_begin_anew(ams: Emulator, wait: Callable[..., Any]) -> None:
     """The same operator executed twice counts its grace twice, as a retried task does."""
-    poll = sensor(ID, not_found_grace=0.3, poke_interval=0.1)
+    poll = sensor(WIRES[ams.api].unknown, not_found_grace=0.3, poke_interval=0.1)
     for _ in range(2):
-        ams_emulator.clear_requests()
+        ams.clear_requests()
         with pytest.raises(AmsJobNotFound):
             wait(poll)
-        assert len(ams_emulator.requests(r"^Jobs\(\)$")) >= 2
+        assert len(ams.requests(WIRES[ams.api].job)) >= 2
 
 
 def test_a_rescheduled_wait_stays_away_as_long_as_asked(

@@ -13,6 +13,7 @@ import trustme
 from airflow_ams.api.errors import RefusedError, ServiceError, TransientError
 from airflow_ams.api.tokens import ACS_SCOPE
 from airflow_ams.hooks.ams import AmsHook
+from tests.integration.waits import WIRES, on, signing_in
 
 if TYPE_CHECKING:
     from airflow_ams.emulator.process import Emulator
@@ -182,10 +183,11 @@ def test_a_sign_in_without_a_token_is_trouble(
         hook.get_job(ID)
 
 
-def test_many_hooks_sign_in_once(ams_emulator: Emulator) -> None:
+@signing_in
+def test_many_hooks_sign_in_once(ams: Emulator) -> None:
     """Twenty threads with hooks of their own share one token of the process."""
-    job_id = ams_emulator.submit_scripted()
-    ams_emulator.clear_requests()
+    job_id = ams.submit_scripted()
+    ams.clear_requests()
     found: list[str] = []
 
     def read() -> None:
@@ -198,7 +200,28 @@ def test_many_hooks_sign_in_once(ams_emulator: Emulator) -> None:
     for thread in threads:
         thread.join(30)
     assert found == [job_id] * 20
-    assert len(ams_emulator.requests("OAuth2-13")) == 1
+    assert len(ams.requests(WIRES[ams.api].sign_in)) == 1
+
+
+@on("rms")
+def test_the_api_key_form(ams: Emulator, connection: Callable[..., str]) -> None:
+    """No double slash, whether or not the host ends in one, and the bare token is good."""
+    for host in (ams.url, ams.url.rstrip("/")):
+        good, sentence = AmsHook(connection(**{**ams.connection, "host": host})).test_connection()
+        assert good, sentence
+    assert {request["path"] for request in ams.requests("token")} == {"auth/token"}
+
+
+@on("rms")
+def test_a_wrong_api_key_is_a_refusal(ams: Emulator, connection: Callable[..., str]) -> None:
+    """One try, and a sentence that names password and subscription, but not the key."""
+    conn_id = connection(**{**ams.connection, "password": KEY})
+    with AmsHook(conn_id) as hook, pytest.raises(RefusedError) as caught:
+        hook.get_job("a/b")
+    assert "password" in str(caught.value)
+    assert "extra.subscription_id" in str(caught.value)
+    assert KEY not in str(caught.value)
+    assert len(ams.requests("auth/token")) == 1
 
 
 def test_a_token_that_ends_is_renewed_before_the_service_refuses_it(
@@ -221,13 +244,40 @@ def entra(emulator: Emulator, bundle: Path | None, **change: Any) -> dict[str, A
     return {**fields, **change}
 
 
-def test_azure_identity_signs_in(secure: tuple[Emulator, Path], connection: Callable[..., str]) -> None:
-    """The real library, at a private https authority, with instance discovery off and our bundle."""
+@pytest.mark.parametrize("api", ["v2", "arm"])
+def test_azure_identity_signs_in(
+    secure: tuple[Emulator, Path], connection: Callable[..., str], api: str
+) -> None:
+    """The real library, at a private https authority, with instance discovery off and our bundle.
+
+    The emulator looks at what the token is for: the media service, or the management end point.
+    """
     emulator, bundle = secure
     emulator.clear_requests()
-    good, sentence = AmsHook(connection(**entra(emulator, bundle))).test_connection()
+    fields = entra(emulator, bundle)
+    if api == "arm":
+        place = ("api", "subscription_id", "resource_group", "account_name")
+        fields["host"] = emulator.url
+        fields["extra"] |= {name: emulator.connections["arm"]["extra"][name] for name in place}
+    good, sentence = AmsHook(connection(**fields)).test_connection()
     assert good, sentence
     assert emulator.requests(rf"^{TENANT}/oauth2/v2.0/token$|^/{TENANT}/oauth2/v2.0/token$")
+
+
+@pytest.mark.parametrize("api", ["arm", "rms", "mkio"])
+def test_each_dialect_speaks_https(
+    secure: tuple[Emulator, Path], connection: Callable[..., str], api: str
+) -> None:
+    """With the bundle for API and token end point; without it the error names the setting."""
+    emulator, bundle = secure
+    fields = emulator.connections[api]
+    fields = {**fields, "extra": {**fields["extra"], "verify": str(bundle)}}
+    good, sentence = AmsHook(connection(**fields)).test_connection()
+    assert good, sentence
+    del fields["extra"]["verify"]
+    good, sentence = AmsHook(connection(**fields)).test_connection()
+    assert not good
+    assert "extra.verify" in sentence
 
 
 def test_azure_identity_with_a_wrong_secret_is_a_refusal(

@@ -47,6 +47,7 @@ def watches() -> int:
     return len(watch._watches.get(asyncio.get_running_loop(), {}))
 
 
+@pytest.mark.parametrize("account", ["v2", "rms"], indirect=True)
 @pytest.mark.parametrize("waits", [3, 30])
 @pytest.mark.parametrize("way", ["finished", "stopped"])
 def test_nothing_is_left_of_a_watch(account: Account, waits: int, way: str) -> None:
@@ -69,6 +70,7 @@ def test_nothing_is_left_of_a_watch(account: Account, waits: int, way: str) -> N
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("account", ["v2", "mkio"], indirect=True)
 def test_a_stopped_wait_is_gone_from_the_watch(account: Account) -> None:
     """Those that go on do so without it: nothing is read for the one that left."""
 

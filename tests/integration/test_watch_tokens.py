@@ -12,9 +12,16 @@ from typing import Any
 import pytest
 
 from tests.integration.account import FINISHED, QUEUED, Account
+from tests.integration.account_v3 import RmsAccount
 from tests.integration.waits import lines, running, trigger, until
 
 WAITS = [3, 20]
+ways = pytest.mark.parametrize(
+    ("account", "way"),
+    [("v2", "bearer"), ("v2", "acs"), ("arm", "bearer"), ("rms", "api_key"), ("mkio", "bearer")],
+    indirect=["account"],
+)
+"""What a dialect is opened with."""
 
 
 class Door:
@@ -29,6 +36,10 @@ class Door:
         self.sign_ins: list[int] = []
         self._account = account
         account.trouble = self.check
+
+    def renew_tokens(self) -> None:
+        """Take no token any more that was issued so far."""
+        self.day += 1
 
     def check(self, seen: Any) -> Any:
         """Answer a sign-in, or a request without a good token."""
@@ -47,6 +58,36 @@ class Door:
         return reply(401, {"error": {"message": "who are you?"}})
 
 
+class RmsDoor(Door):
+    """The same for RMS, whose account has a sign-in of its own."""
+
+    def __init__(self, account: RmsAccount, key: str) -> None:
+        super().__init__(account, key)
+        self._rms = account
+        self.sign_ins = account.sign_ins
+
+    def renew_tokens(self) -> None:
+        """Take no token any more that was issued so far."""
+        self._rms.expire_tokens()
+
+    def check(self, seen: Any) -> Any:
+        """Leave all to the account."""
+        if self._rms.api_key != self.key:
+            self._rms.api_key = self.key
+            self._rms.expire_tokens()
+
+
+def locked(
+    account: Account, way: str, key: str, connection: Callable[..., str]
+) -> tuple[Door, dict[str, Any]]:
+    """Put a door before an account; return it, and the connection's fields but for the key."""
+    fields: dict[str, Any] = dict(account.connection)
+    if way == "acs":
+        fields |= {"login": "me", "extra": {"token_url": account.base_url + "token"}}
+    connection(account.conn_id, **{**fields, "password": key})
+    return RmsDoor(account, key) if isinstance(account, RmsAccount) else Door(account, key), fields
+
+
 async def through(
     account: Account, ids: list[str], change: Callable[[], object], goes_on: bool = True
 ) -> list[Any]:
@@ -62,38 +103,34 @@ async def through(
         return await asyncio.wait_for(asyncio.gather(*tasks), 30)
 
 
+@pytest.mark.parametrize(("account", "way"), [("v2", "acs"), ("rms", "api_key")], indirect=["account"])
 @pytest.mark.parametrize("waits", WAITS)
 def test_an_expired_token_is_renewed_once_for_all(
     account: Account,
+    way: str,
     connection: Callable[..., str],
     waits: int,
     caplog: pytest.LogCaptureFixture,
     quick_back_off: None,
 ) -> None:
     """The complaint: tokens expire during long waits. There is one more sign-in, and nobody hears of it."""
-    door = Door(account, "k3y")
-    extra = {"token_url": account.base_url + "token"}
-    connection(account.conn_id, host=account.base_url, login="me", password="k3y", extra=extra)
-    events = asyncio.run(through(account, account.add(waits, QUEUED), lambda: setattr(door, "day", 2)))
+    door, _ = locked(account, way, "k3y", connection)
+    events = asyncio.run(through(account, account.add(waits, QUEUED), door.renew_tokens))
     assert {event["outcome"] for event in events} == {"succeeded"}
     assert door.sign_ins == [200, 200]
     assert lines(caplog, 30) == []
 
 
 @pytest.mark.parametrize("waits", WAITS)
-@pytest.mark.parametrize("way", ["bearer", "acs"])
+@ways
 def test_a_changed_key_is_found(
     account: Account, connection: Callable[..., str], waits: int, way: str, quick_back_off: None
 ) -> None:
     """Before a second 401 becomes final the connection is read anew: the key may have been rotated."""
-    door = Door(account, "old-key")
-    fields: dict[str, Any] = {"host": account.base_url}
-    if way == "acs":
-        fields |= {"login": "me", "extra": {"token_url": account.base_url + "token"}}
-    connection(account.conn_id, **fields, password="old-key")
+    door, fields = locked(account, way, "old-key", connection)
 
     def rotate() -> None:
-        connection(account.conn_id, **fields, password="new-key")
+        connection(account.conn_id, **{**fields, "password": "new-key"})
         door.key = "new-key"
 
     events = asyncio.run(through(account, account.add(waits, QUEUED), rotate))
@@ -150,16 +187,12 @@ def test_what_the_old_key_is_refused_says_nothing_of_the_new_one(
 
 
 @pytest.mark.parametrize("waits", WAITS)
-@pytest.mark.parametrize("way", ["bearer", "acs"])
+@ways
 def test_a_key_that_is_no_longer_good_ends_all(
     account: Account, connection: Callable[..., str], waits: int, way: str, quick_back_off: None
 ) -> None:
     """The connection says what it said before, so asking again would bring the same."""
-    door = Door(account, "old-key")
-    fields: dict[str, Any] = {"host": account.base_url, "password": "old-key"}
-    if way == "acs":
-        fields |= {"login": "me", "extra": {"token_url": account.base_url + "token"}}
-    connection(account.conn_id, **fields)
+    door, _ = locked(account, way, "old-key", connection)
     ids = account.add(waits, QUEUED)
     events = asyncio.run(through(account, ids, lambda: setattr(door, "key", "new-key"), goes_on=False))
     assert {event["outcome"] for event in events} == {"refused"}

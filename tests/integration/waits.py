@@ -7,11 +7,13 @@ import copy
 import importlib
 import json
 import logging
+import re
 import threading
 import time
 import traceback
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -27,11 +29,73 @@ MODES: dict[str, dict[str, Any]] = {
     "reschedule": {"mode": "reschedule"},
     "deferrable": {"deferrable": True},
 }
+all_dialects = pytest.mark.parametrize("account", ["v2", "arm", "rms", "mkio"], indirect=True)
+"""Runs a test with an `account` of each dialect."""
+
+APIS = ("v2", "arm", "rms", "mkio")
+
+
+def on(*apis: str) -> pytest.MarkDecorator:
+    """Run a test with the emulator, `ams`, in each of these dialects."""
+    return pytest.mark.parametrize("ams", apis, indirect=True)
+
+
+all_apis = on(*APIS)
+signing_in = on("v2", "arm", "rms")
+"""The dialects in which a token is fetched."""
+
 TASK_LOGS = ("tests.wait", "airflow_ams.triggers.ams")
 JOBS = r"^Jobs\(\)$"
 LIST = r"State (le|eq)"
 SINGLE = r"Id eq"
 TASKS, OUTPUTS = r"/Tasks$", r"/OutputMediaAssets$"
+
+
+@dataclass(frozen=True)
+class Wire:
+    """What a dialect's requests look like in the emulator's log, and its jobs in messages.
+
+    :param api: any request to the API, sign-ins left out
+    :param job: a read of where a job stands
+    :param create: a job's creation, together with the method
+    :param sign_in: a sign-in; matches nothing where there is none
+    :param unknown: an id that no job has
+    :param part: what the messages call the one part of a scripted job
+    """
+
+    api: str
+    job: str
+    create: tuple[str, str]
+    sign_in: str
+    unknown: str
+    part: str
+
+    def title(self, job_id: str) -> str:
+        """Return what messages call a job whose name in v2 is Encode."""
+        return f"Job 'Encode' ({job_id})" if job_id.startswith("nb:") else f"Job {job_id}"
+
+    def percent(self, percent: int) -> str:
+        """Return how messages tell the percent of a job with one part."""
+        share = f" ({self.part}: Processing {percent} %)" if self.part == "Encode" else ""
+        return f"{percent} %{share}"
+
+
+_V3_JOB = r"/jobs/[^/]+$"
+_ARM = Wire(
+    api=r"^subscriptions/",
+    job=_V3_JOB,
+    create=("PUT", _V3_JOB),
+    sign_in=r"/oauth2/v2\.0/token$",
+    unknown="Scripted/nowhere",
+    part="ScriptedPreset_0",
+)
+WIRES = {
+    "v2": Wire(r"^Jobs", JOBS, ("POST", r"^Jobs$"), r"OAuth2-13$", UNKNOWN, "Encode"),
+    "arm": _ARM,
+    "rms": replace(_ARM, sign_in=r"^auth/token$"),
+    "mkio": replace(_ARM, api=r"^v1/projects/", job=r"/jobs/[^/]+(/state)?$", sign_in=r"(?!)"),
+}
+"""By the connection's ``extra.api``."""
 
 
 def sensor(job_id: Any, *, poke_interval: float = 0.05, **arguments: Any) -> AmsJobSensor:
@@ -47,18 +111,29 @@ def lines(caplog: pytest.LogCaptureFixture, level: int = logging.INFO) -> list[s
     return [r.getMessage() for r in said if "Success criteria met" not in r.getMessage()]
 
 
+def skipped(query: str) -> int:
+    """Return how many jobs of a list are on the pages before the one that is asked for."""
+    found = re.search(r"\$skip(?:token)?=(\d+)", query)
+    return int(found[1]) if found else 0
+
+
 @contextmanager
 def in_step(ams: Emulator, *actions: Callable[[], object], reads: int = 1) -> Iterator[None]:
     """Do one thing after another meanwhile, each when a wait has read its job so many times since the last.
 
-    The request that reads the job comes first in a poll, so with two of them a whole poll has been made.
+    The request that reads the job comes first in a poll, so with two of them a whole poll has been made. The
+    next one may be under way then; where that matters, `in_line` is for it.
     """
     over = threading.Event()
+    job = WIRES[ams.api].job
+
+    def answered() -> int:
+        return len([read for read in ams.requests(job) if read["status"] is not None])
 
     def work() -> None:
         for action in actions:
-            before = len(ams.requests(JOBS))
-            while len(ams.requests(JOBS)) < before + reads:
+            before = answered()
+            while answered() < before + reads:
                 if over.wait(0.01):
                     return
             action()
@@ -70,6 +145,30 @@ def in_step(ams: Emulator, *actions: Callable[[], object], reads: int = 1) -> It
     finally:
         over.set()
         thread.join(30)
+
+
+@contextmanager
+def in_line(*actions: Callable[[], object]) -> Iterator[None]:
+    """Do one thing after another meanwhile, each when the task's log gets its next line.
+
+    A line is the last thing that a poll does, and whoever writes it waits, so nothing changes within a poll.
+    """
+
+    left = list(actions)
+
+    class Acting(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if left:
+                left.pop(0)()
+
+    handler = Acting(logging.INFO)
+    for name in TASK_LOGS:
+        logging.getLogger(name).addHandler(handler)
+    try:
+        yield
+    finally:
+        for name in TASK_LOGS:
+            logging.getLogger(name).removeHandler(handler)
 
 
 class Deferred:
