@@ -14,10 +14,12 @@ from airflow_ams.api.errors import JobNotFoundError, MalformedIdError, RefusedEr
 from airflow_ams.api.model import JobState
 from airflow_ams.api.transport import Transport
 from airflow_ams.api.v3 import JSON_BODY, V3Service, nothing
-from airflow_ams.api.v3_lists import NEWEST_FIRST, Row, filters, filters_by_state
+from airflow_ams.api.v3_lists import NEWEST_FIRST, Row, filters, filters_by_state, plain, typed
 from airflow_ams.api.wire import Answer
 
 DEFAULT_API_VERSION = "2022-07-01"
+
+_ELSEWHERE = ". It is no answer of the media service's own: look at the connection's host"
 
 ADVICE = {
     "arm": {
@@ -26,6 +28,8 @@ ADVICE = {
             "extra.tenant_id; a pasted token may have expired"
         ),
         403: ". Who signs in may not do that: the identity needs the Contributor role on the media account",
+        404: _ELSEWHERE,
+        405: _ELSEWHERE,
     },
     "rms": {
         401: (
@@ -33,6 +37,8 @@ ADVICE = {
             "extra.subscription_id; a pasted token may have expired"
         ),
         403: ". The API key may not do that: look in the RMS console at which account it is for",
+        404: _ELSEWHERE,
+        405: _ELSEWHERE,
     },
 }
 """What to do about a status, by the connection's ``extra.api``."""
@@ -73,18 +79,10 @@ class Account:
         )
 
 
-def _typed(state: JobState) -> str:
-    return f"Microsoft.Media.JobState'{state}'"
-
-
-def _plain(state: JobState) -> str:
-    return f"'{state}'"
-
-
 _SWEEP_FORMS = (
-    filters(_typed),
-    filters_by_state(_typed),
-    filters(_plain),
+    filters(typed),
+    filters_by_state(typed),
+    filters(plain),
     NEWEST_FIRST,
 )
 
@@ -178,7 +176,7 @@ class ArmService(V3Service):
         return f"{_transform_of(scope)}/{row['name']}"
 
     def _literal(self, state: JobState) -> str:
-        return _typed(state)
+        return typed(state)
 
     def _scopes(self) -> Iterator[str]:
         for row in self._rows("transforms", self._page("transforms", "")):

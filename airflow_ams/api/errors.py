@@ -28,6 +28,7 @@ class ServiceError(Exception):
     :param status: HTTP status, if there was an answer
     :param code: the service's own error code, if it gave one
     :param request_id: the service's id of the request, to quote in a support case
+    :param said: the service's own text, which is in the message, too
     """
 
     def __init__(
@@ -37,12 +38,14 @@ class ServiceError(Exception):
         status: int | None = None,
         code: str | None = None,
         request_id: str | None = None,
+        said: str = "",
     ) -> None:
         super().__init__(message)
         self.message = message
         self.status = status
         self.code = code
         self.request_id = request_id
+        self.said = said
 
     def __str__(self) -> str:
         facts = [

@@ -12,10 +12,11 @@ from urllib.parse import quote, unquote
 from airflow_ams.api.errors import JobNotFoundError, MalformedIdError, RefusedError
 from airflow_ams.api.model import Job, JobState
 from airflow_ams.api.retries import Retries
-from airflow_ams.api.transport import Transport
+from airflow_ams.api.transport import Transport, read_error_body
 from airflow_ams.api.v3 import V3Service, path_of
 from airflow_ams.api.v3_document import state_of
-from airflow_ams.api.v3_lists import NEWEST_FIRST, Row, filters, filters_by_state
+from airflow_ams.api.v3_lists import NEWEST_FIRST, Row, filters, filters_by_state, plain, typed
+from airflow_ams.api.v3_spec import as_created
 from airflow_ams.api.wire import Answer
 
 DEFAULT_BASE = "https://app.mk.io/"
@@ -27,8 +28,10 @@ READS_A_MINUTE = 1500.0
 BURST = 100
 """Reads that may come together."""
 
-AFTER_REFUSAL = 5.0
+AFTER_REFUSAL = 2.0
 """Seconds without reads after a 429, which names no time; others have used the project's budget."""
+
+_ELSEWHERE = ". It is no answer of the media service's own: look at the connection's host and extra.legacy"
 
 ADVICE = {
     401: (
@@ -39,26 +42,22 @@ ADVICE = {
         ". The token may not do that: a restricted token needs the right ams.job.get to wait for jobs, "
         "ams.job.create to create and cancel them, ams.job.update to change, ams.job.delete to delete them"
     ),
+    404: _ELSEWHERE,
+    405: _ELSEWHERE,
 }
 """What to do about a status ("Tokens")."""
 
-_IN_PROJECT = re.compile(r".*/(?:projects|api/ams)/([^/]+)/.*", re.IGNORECASE | re.DOTALL)
+_IN_PROJECT = re.compile(
+    r"(?:.*/)?(?:projects|api/ams)/([^/]+)/(?:media/)?transforms/[^/]+/jobs/[^/]+", re.IGNORECASE | re.DOTALL
+)
 _ID = re.compile(r".*/transforms/([^/]+)/jobs/([^/]+)/?", re.IGNORECASE | re.DOTALL)
 
 
-def _plain(state: JobState) -> str:
-    return f"'{state}'"
-
-
-def _typed(state: JobState) -> str:
-    return f"Microsoft.Media.JobState'{state}'"
-
-
 _SWEEP_FORMS = (
-    filters(_plain, "$top=1000"),
-    filters(_plain),
-    filters_by_state(_plain),
-    filters(_typed),
+    filters(plain, "$top=1000"),
+    filters(plain),
+    filters_by_state(plain),
+    filters(typed),
     NEWEST_FIRST,
 )
 
@@ -128,7 +127,8 @@ class MkioService(V3Service):
         return f"{self._root}{path}?{parts}" if parts else f"{self._root}{path}"
 
     def _check_owner(self, text: str) -> None:
-        # Full ids of jobs look like Resource Manager's and do not name the project; addresses do.
+        # Full ids of jobs look like Resource Manager's and do not name the project, so that not even one of
+        # another service is known as such; addresses do.
         found = _IN_PROJECT.fullmatch(text)
         if found and found[1].casefold() != self._project.casefold():
             raise MalformedIdError(
@@ -136,9 +136,11 @@ class MkioService(V3Service):
             )
 
     def _not_found(self, exc: RefusedError, job_id: str) -> Exception:
-        # It answers so for a project that is not there, too.
+        # It answers so for a project or a transform that is not there, too; only its text tells.
+        said = f"it says '{exc.said}'; " if exc.said else ""
         return JobNotFoundError(
-            f"The service has no job {job_id} in project '{self._project}'",
+            f"The service has no job {job_id} in project '{self._project}' ({said}look at extra.project and "
+            "at the transform, too)",
             status=exc.status,
             request_id=exc.request_id,
         )
@@ -148,7 +150,7 @@ class MkioService(V3Service):
         return None if found is None else f"{unquote(found[1])}/{row['name']}"
 
     def _literal(self, state: JobState) -> str:
-        return _plain(state)
+        return plain(state)
 
     def _scopes(self) -> Iterator[str]:
         yield ""
@@ -161,8 +163,7 @@ class MkioService(V3Service):
 
     def _changed(self, job_id: str, properties: Mapping[str, Any]) -> Mapping[str, Any]:
         # A change is to bring along what does not change.
-        kept = self.get_job(job_id).raw["properties"]
-        return {"input": kept.get("input"), "outputs": kept.get("outputs"), **properties}
+        return {**as_created(self.get_job(job_id)), **properties}
 
 
 class LegacyMkioService(MkioService):
@@ -175,6 +176,12 @@ class LegacyMkioService(MkioService):
     @property
     def _root(self) -> str:
         return f"api/ams/{quote(self._project, safe='')}/"
+
+
+def read_legacy_error(answer: Answer) -> tuple[str, str, str]:
+    """Take code, text and reference out of an error body; a bare text is a word of the service's own here."""
+    code, text, reference = read_error_body(answer)
+    return code or (text and (answer.reason or "Error")), text, reference
 
 
 def _state(answer: Answer) -> JobState:

@@ -181,12 +181,12 @@ def verdict(job: Job) -> Verdict:
 
     Every sensor, trigger, operator and command decides by this function. States that the provider does not
     know are waited through: the waiting task's own time-out bounds that. A finished job of which an output
-    failed has failed.
+    is not there has failed.
 
     :param job: the job as it was last read
     :returns: the outcome, with a line that names the job and, on failure, every reason
     """
-    failed_outputs = [o for o in job.outputs or () if o.state is JobState.ERROR]
+    failed_outputs = [o for o in job.outputs or () if _is_missing(o)]
     if job.state is JobState.CANCELED:
         reasons = _reasons(job.errors) if job.errors else ""
         return Verdict(Outcome.CANCELED, f"{_title(job)} was canceled{reasons}")
@@ -278,6 +278,13 @@ def mean_progress(parts: Sequence[float | None]) -> float | None:
     if not parts:
         return None
     return sum(min(max(progress or 0.0, 0.0), 100.0) for progress in parts) / len(parts)
+
+
+def _is_missing(output: JobOutput) -> bool:
+    """Whether an output of a job that has ended was not written; without a state, its error tells."""
+    if output.state is None:
+        return output.error is not None
+    return output.state in (JobState.ERROR, JobState.CANCELED)
 
 
 def _title(job: Job) -> str:

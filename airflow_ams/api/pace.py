@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 _CLOSE = 100
 """Reads that are left when `ReadsLeft` begins to slow down."""
 
-_SLOWEST = 2.0
-"""Seconds between two reads when none is left."""
+_SLOWEST = 0.5
+"""Seconds between two reads when none is left: slower than they come back by either of its models."""
 
 _READS_LEFT = (
     "x-ms-ratelimit-remaining-subscription-reads",

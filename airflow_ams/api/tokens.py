@@ -33,6 +33,13 @@ ENTRA_EXTRA = "pip install 'airflow-ams[entra]'"
 MAX_LEAD = 300.0
 """Seconds before its expiry at which a token is renewed; short-lived ones are used for nine tenths of it."""
 
+MIN_LIFETIME = 30.0
+"""Seconds that a new token of RMS is taken to be good for at least.
+
+If the clock here is ahead by more than a token lives, each seems to be over when it comes, and there would be
+a sign-in for every request. One that is over indeed is refused, and renewed then.
+"""
+
 
 @dataclass(frozen=True)
 class Cloud:
@@ -260,7 +267,7 @@ def _azure_error(exc: Exception, sign_in: SignIn, status: int | None) -> Service
             "The certificate of Entra ID is not trusted: give the CA bundle's path in extra.verify"
         )
     if not isinstance(exc, CredentialUnavailableError) and _is_passing(exc, status):
-        return TransientError(f"Entra ID could not be reached ({said})", status=status)
+        return TransientError(f"Entra ID could not be reached ({said})")
     return SignInError(
         f"Entra ID gave no token ({said}): look at login (client id), password (client secret) and "
         "extra.tenant_id, or at the machine's managed identity",
@@ -306,7 +313,7 @@ def _api_key_token(sign_in: SignIn, time_left: float | None) -> tuple[str, float
     answer = _post(sign_in.token_url, body, "application/json", sign_in, time_left)
     host = urlsplit(sign_in.token_url).netloc
     reason = _without(sign_in.secret, f"{answer.status} {answer.reason}".strip())
-    if answer.status in (400, 401, 403):
+    if answer.status in (400, 401, 403, 422):
         raise SignInError(
             f"{host} gave no token for the API key ({reason}). The key itself, which is not the token, may "
             "have expired or been deleted: look at it in the RMS console and put a new one into password; "
@@ -330,14 +337,14 @@ def _lifetime(token: str, host: str) -> float:
 
     try:
         claims = jwt.decode(token, options={"verify_signature": False})
-        # By the service's own clock, if it tells when it made it.
-        seconds = float(claims["exp"]) - float(claims.get("iat") or time.time())
+        # Not since `iat`: the service may give out one that it made a while ago.
+        seconds = float(claims["exp"]) - time.time()
     except (jwt.InvalidTokenError, KeyError, OverflowError, TypeError, ValueError):
         seconds = math.nan
     if not math.isfinite(seconds):
         # The reason is not shown: it may quote the token.
         raise TransientError(f"{host} answered with no token that tells when it expires")
-    return seconds
+    return max(seconds, MIN_LIFETIME)
 
 
 def _post(url: str, body: str, content_type: str, sign_in: SignIn, time_left: float | None) -> Answer:
@@ -355,10 +362,10 @@ def _post(url: str, body: str, content_type: str, sign_in: SignIn, time_left: fl
         )
     if answer.status in (408, 429) or answer.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         reason = _without(sign_in.secret, answer.reason)
+        # Without the status, which would be taken for one of the service's own: a 501 for a refused filter.
         raise TransientError(
             f"The token end point {urlsplit(url).netloc} has trouble ({answer.status} {reason})",
             retry_after=answer.retry_after,
-            status=answer.status,
         )
     return answer
 

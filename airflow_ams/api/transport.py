@@ -29,6 +29,9 @@ _BUSY = frozenset({408, 429, 500, 502, 503, 504})
 _NOT_BEGUN = frozenset({408, 429, 503})
 """Answers after which a create has not happened (the retry policy of the v2 .NET SDK, SaveChanges)."""
 
+_OF_AN_ADDRESS = frozenset({404, 405})
+"""Answers that are about the address, unless the service itself says what they are about."""
+
 
 class Transport:
     """The conversation with one service: base address, tokens, redirects and retries.
@@ -39,6 +42,7 @@ class Transport:
     :param headers: sent with each request
     :param redirect_hosts: hosts that a 301 may lead to, besides the service's own; None: it is not followed
     :param advice: by status, what to do about an answer that refuses a request
+    :param read_error: takes code, text and reference out of the body of an error, each empty if it has none
     :param pace: how fast to read; None: at once
     :param retries: what `send` does unless told otherwise
 
@@ -54,6 +58,7 @@ class Transport:
         headers: Mapping[str, str] | None = None,
         redirect_hosts: tuple[str, ...] | None = (),
         advice: Mapping[int, str] | None = None,
+        read_error: Callable[[Answer], tuple[str, str, str]] | None = None,
         pace: Pace | None = None,
         retries: Retries | None = None,
     ) -> None:
@@ -64,6 +69,7 @@ class Transport:
         self._headers = dict(headers or {})
         self._redirect_hosts = redirect_hosts
         self._advice = advice or {}
+        self._read_error = read_error or read_error_body
         self._pace = pace
         self._retries = retries or Retries()
         self.requests = 0
@@ -92,15 +98,22 @@ class Transport:
         :param create: sending it twice would do it twice: it is repeated only after answers that say that
             nothing has happened
         :raises TransientError: the tries are used up
-        :raises UncertainError: a create got no usable answer
+        :raises UncertainError: a create got no usable answer, or a conflict, maybe with an earlier try of it
         :raises RefusedError: any other status than 2xx; 404 is told by its `status`
         """
         policy = retries or self._retries
         all_headers = {**self._headers, **(headers or {})}
         began = time.monotonic()
+        was_answered = False
+
+        def time_left() -> float | None:
+            return None if policy.within is None else policy.within - (time.monotonic() - began)
 
         def attempt() -> _T:
-            left = None if policy.within is None else policy.within - (time.monotonic() - began)
+            nonlocal was_answered
+            if self._pace and method == "GET" and not policy.is_urgent:
+                self._pace.wait(time_left())
+            left = time_left()
             doubts = _doubted if create else nullcontext
             token = self._tokens.token(left)
             with doubts():
@@ -109,9 +122,14 @@ class Transport:
                 token = renewed
                 with doubts():
                     answer = self._follow(method, path, body, all_headers, token, left)
+            is_repeated, was_answered = was_answered, True
             with doubts():
                 if answer.status >= HTTPStatus.MULTIPLE_CHOICES:
-                    raise _error_of(answer, token, self._advice)
+                    error = self._error_of(answer, token)
+                    if create and is_repeated and answer.status == HTTPStatus.CONFLICT:
+                        # What is in the way may be what an earlier try made, whatever that was answered with.
+                        raise _uncertain(error)
+                    raise error
                 return parse(answer)
 
         return _retrying(policy)(attempt)
@@ -131,8 +149,6 @@ class Transport:
     ) -> Answer:
         """Send a request, and again to the base that a 301 names; the token goes along by hand."""
         for _ in range(MAX_HOPS + 1):
-            if self._pace and method == "GET":
-                self._pace.wait(time_left)
             self.requests += 1
             answer = self._wire.exchange(
                 method,
@@ -156,6 +172,33 @@ class Transport:
             f"{self._configured_base} redirects more than {MAX_HOPS} times: look at the connection's host"
         )
 
+    def _error_of(self, answer: Answer, token: str) -> ServiceError:
+        """Make the error that an answer of 300 or more stands for; what it quotes holds no secret."""
+        code, text, reference = (
+            without_signatures(said.replace(token, "***"))[:MAX_ERROR_TEXT]
+            for said in self._read_error(answer)
+        )
+        reason = without_signatures(answer.reason.replace(token, "***"))
+        said = f"{answer.status} {reason}".strip() + (f": {text}" if text else "")
+        request_id = reference or answer.request_id
+        if answer.status in _BUSY or answer.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            return TransientError(
+                f"The service has trouble ({said})",
+                retry_after=answer.retry_after,
+                status=answer.status,
+                code=code or None,
+                request_id=request_id,
+            )
+        is_told = bool(code) and answer.status in _OF_AN_ADDRESS
+        hint = "" if is_told else self._advice.get(answer.status, _where_else(answer))
+        return RefusedError(
+            f"The service refused the request ({said}){hint}",
+            status=answer.status,
+            code=code or None,
+            request_id=request_id,
+            said=text,
+        )
+
 
 @contextmanager
 def _doubted() -> Iterator[None]:
@@ -165,12 +208,16 @@ def _doubted() -> Iterator[None]:
     except TransientError as exc:
         if not _may_have_happened(exc):
             raise
-        raise UncertainError(
-            f"The answer to a create was lost, so it may have happened: {exc.message}",
-            status=exc.status,
-            code=exc.code,
-            request_id=exc.request_id,
-        ) from exc
+        raise _uncertain(exc) from exc
+
+
+def _uncertain(exc: ServiceError) -> UncertainError:
+    return UncertainError(
+        f"The answer to a create was lost, so it may have happened: {exc.message}",
+        status=exc.status,
+        code=exc.code,
+        request_id=exc.request_id,
+    )
 
 
 def _may_have_happened(exc: TransientError) -> bool:
@@ -202,30 +249,6 @@ def _retrying(policy: Retries) -> tenacity.Retrying:
     )
 
 
-def _error_of(answer: Answer, token: str, advice: Mapping[int, str]) -> ServiceError:
-    """Make the error that an answer of 300 or more stands for; what it quotes holds no secret."""
-    code, text, reference = (
-        without_signatures(said.replace(token, "***"))[:MAX_ERROR_TEXT] for said in _service_message(answer)
-    )
-    reason = without_signatures(answer.reason.replace(token, "***"))
-    said = f"{answer.status} {reason}".strip() + (f": {text}" if text else "")
-    request_id = reference or answer.request_id
-    if answer.status in _BUSY or answer.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        return TransientError(
-            f"The service has trouble ({said})",
-            retry_after=answer.retry_after,
-            status=answer.status,
-            code=code or None,
-            request_id=request_id,
-        )
-    return RefusedError(
-        f"The service refused the request ({said}){advice.get(answer.status, _where_else(answer))}",
-        status=answer.status,
-        code=code or None,
-        request_id=request_id,
-    )
-
-
 def _where_else(answer: Answer) -> str:
     if answer.status >= HTTPStatus.BAD_REQUEST:
         return ""
@@ -237,11 +260,11 @@ def _where_else(answer: Answer) -> str:
     return f". It redirects to {where}, where the token is not sent: look at the connection's host"
 
 
-def _service_message(answer: Answer) -> tuple[str, str, str]:
+def read_error_body(answer: Answer) -> tuple[str, str, str]:
     """Take code, text and reference out of an error body in any of the services' JSON forms.
 
-    The reference is what MK.IO's support asks for ("Error handling"). A body that is none of these says
-    nothing.
+    The reference is what MK.IO's support asks for ("Error handling"). A body that is none of these has no
+    code; neither has one whose error is a bare text, as gateways write it.
     """
     try:
         document = json.loads(answer.body)
@@ -249,7 +272,7 @@ def _service_message(answer: Answer) -> tuple[str, str, str]:
         return "", "", ""
     error = document.get("error") or document.get("odata.error") if isinstance(document, dict) else None
     if isinstance(error, str):
-        error = {"code": answer.reason or "Error", "detail": error}
+        error = {"detail": error}
     if not isinstance(error, dict):
         return "", "", ""
     message = error.get("message") or error.get("detail")

@@ -22,6 +22,7 @@ from airflow_ams.api.errors import (
     MalformedIdError,
     RefusedError,
     ServiceError,
+    SignInError,
     TransientError,
     UncertainError,
     explain_refused_cancel,
@@ -30,7 +31,7 @@ from airflow_ams.api.model import Job, JobOutput, JobState, OutputFile
 from airflow_ams.api.retries import Retries
 from airflow_ams.api.transport import Transport
 from airflow_ams.api.v3_document import job_of, progress_of, state_of
-from airflow_ams.api.v3_lists import Row, literal_time, query_of, read_list
+from airflow_ams.api.v3_lists import Row, literal_time, read_list
 from airflow_ams.api.v3_spec import read_spec
 from airflow_ams.api.wire import Answer
 
@@ -179,7 +180,7 @@ class V3Service(ABC):
         try:
             first = self._page(f"{scope}jobs", query)
         except (RefusedError, TransientError) as exc:
-            if not query or exc.status not in FILTER_REFUSALS:
+            if not query or isinstance(exc, SignInError) or exc.status not in FILTER_REFUSALS:
                 raise
             first = self._page(f"{scope}jobs", "")
         for row in self._rows(f"{scope}jobs", first):
@@ -214,7 +215,8 @@ class V3Service(ABC):
         :param spec: `airflow_ams.api.v3_spec` says what it holds
         :returns: the job as the service echoes it
         :raises RefusedError: the spec lacks something, there is a job of that name, or the service refuses it
-        :raises UncertainError: the answer was lost, and no such job is there to be seen
+        :raises UncertainError: the answer was lost, or an earlier try may have made the job of that name, and
+            no such job that runs is there to be seen
         """
         transform, name, document = read_spec(spec)
         job_id = self.job_id(f"{transform}/{name}")
@@ -273,6 +275,8 @@ class V3Service(ABC):
         """Change the priority of a job that is still queued.
 
         :param priority: ``Low``, ``Normal`` or ``High``; of a number, as the v2 API has, counts the sign
+        :raises RefusedError: it is on MK.IO, where a change has to repeat input and outputs, and reads from
+            an http address, of which MK.IO does not tell all
         """
         job_id = self.job_id(job_id)
         document = {"properties": self._changed(job_id, {"priority": _priority(priority)})}
@@ -320,8 +324,7 @@ class V3Service(ABC):
 
     def _page(self, path: str, query: str, retries: Retries | None = None) -> tuple[list[Row], str | None]:
         """Read one page of a list; return it, and the query of the next one, None if there is none."""
-        rows, link = self._transport.send("GET", self._address(path, query), read_list, retries=retries)
-        return rows, query_of(link)
+        return self._transport.send("GET", self._address(path, query), read_list, retries=retries)
 
     def _rows(self, path: str, first: tuple[list[Row], str | None]) -> Iterator[Row]:
         """Yield what is on a page of a list and on all after it."""

@@ -23,6 +23,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from airflow_ams.api.errors import RefusedError
+from airflow_ams.api.model import Job
 
 _KEYS = (
     "transform_name",
@@ -34,6 +35,9 @@ _KEYS = (
     "description",
     "properties",
 )
+
+_OUTPUT_KEYS = ("@odata.type", "assetName", "label")
+"""What a create may say of an output on MK.IO; the rest is the service's."""
 
 
 def read_spec(spec: Mapping[str, Any]) -> tuple[str, str, dict[str, Any]]:
@@ -82,6 +86,39 @@ def _input(text: str) -> dict[str, Any]:
     if text.startswith(("http://", "https://")):
         return {"@odata.type": "#Microsoft.Media.JobInputHttp", "files": [text]}
     return {"@odata.type": "#Microsoft.Media.JobInputAsset", "assetName": text}
+
+
+def as_created(job: Job) -> dict[str, Any]:
+    """Return input and outputs of a job as a create would have them: without what the service adds.
+
+    :param job: as it was read
+    :raises RefusedError: it reads from an address; its signature, if it has one, is not in the answers
+    """
+    properties = job.raw["properties"]
+    if _has_address(properties.get("input")):
+        raise RefusedError(
+            f"Job {job.id} cannot be changed: its input is an http address, which a change would have to "
+            "repeat, and the service does not tell its signature"
+        )
+    outputs = properties.get("outputs")
+    return {
+        "input": properties.get("input"),
+        "outputs": [
+            {key: output[key] for key in _OUTPUT_KEYS if output.get(key)}
+            for output in (outputs if isinstance(outputs, list) else ())
+            if isinstance(output, Mapping)
+        ],
+    }
+
+
+def _has_address(source: Any) -> bool:
+    """Whether an input, or one of those that it is made of, is an address."""
+    if not isinstance(source, Mapping):
+        return False
+    nested = source.get("inputs")
+    return str(source.get("@odata.type")).endswith("JobInputHttp") or any(
+        map(_has_address, nested if isinstance(nested, list) else ())
+    )
 
 
 def _texts(spec: Mapping[str, Any], key: str) -> Sequence[str]:

@@ -188,13 +188,14 @@ class JobWait(ABC):
         is_old = progress_age >= 1 and job is not None and job.progress is not None
         return f"{line}, as of {progress_age:.0f} s ago" if is_old and self.ending is None else line
 
-    def miss(self, job_id: str) -> str | None:
+    def miss(self, job_id: str, said: str = "") -> str | None:
         """Take notice that the service knows no job of that id (yet).
 
+        :param said: what the error says of it; empty: no more than that
         :returns: the line to log, if there is anything to say
         """
         age = time.time() - self._started_at
-        text = f"The service has no job {job_id}"
+        text = said or f"The service has no job {job_id}"
         if age < self._grace:
             return f"{text} yet; asking again"
         text += (
@@ -346,9 +347,10 @@ class JobListWait(JobWait):
         """
         self._ids = list(map(job_id, self._ids))
         self._pending = set(self._ids)
-        if len(self._pending) < len(self._ids):
-            twice = Counter(self._ids).most_common(1)[0][0]
-            raise RefusedError(f"job_id holds {twice} more than once; give each job once")
+        # No service tells names by their case.
+        counts = Counter(known.casefold() for known in self._ids)
+        if twice := [known for known in self._ids if counts[known.casefold()] > 1]:
+            raise RefusedError(f"job_id holds {twice[0]} more than once; give each job once")
 
     def see(self, job: Job, at: float | None = None) -> str | None:
         """Take notice of a reading of one of the jobs; see `JobWait.see`."""

@@ -11,6 +11,7 @@ from airflow.providers.common.compat.sdk import BaseHook
 from airflow_ams.provider_info import CONN_FIELDS, HIDDEN_FIELDS, PLACEHOLDERS, RELABELING
 
 if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Connection
     from typing_extensions import Self
 
     from airflow_ams.api import MediaService
@@ -37,17 +38,38 @@ class AmsHook(BaseHook):
         super().__init__()
         self.ams_conn_id = ams_conn_id
         self._service: MediaService | None = None
+        self._uri = ""
 
     def get_conn(self) -> MediaService:
         """Return the service that the connection names, opened at the first call; nothing is sent yet.
 
         :raises airflow_ams.api.errors.RefusedError: the connection is missing a field, or one is wrong
         """
-        if self._service is None:
-            # The transport imports requests; a DAG file that only names the hook should not pay for that.
-            from airflow_ams.hooks.connection import open_service
+        return self._service or self._open(self.get_connection(self.ams_conn_id))
 
-            self._service = open_service(self.get_connection(self.ams_conn_id), self.ams_conn_id)
+    def renew(self) -> bool:
+        """Read the connection anew, and go on with what it says now: a token or a key may have been rotated.
+
+        A running task's own environment does not change, and a secrets backend may cache what it has read
+        (Airflow's own cache is the DAG processor's). A change is not found then until the next process
+        starts, which in reschedule mode is the next poke.
+
+        :returns: whether it has changed
+        :raises airflow_ams.api.errors.RefusedError: it names no service any more
+        """
+        connection = self.get_connection(self.ams_conn_id)
+        if self._service is not None and connection.get_uri() == self._uri:
+            return False
+        self.close()
+        self._open(connection)
+        return True
+
+    def _open(self, connection: Connection) -> MediaService:
+        # The transport imports requests; a DAG file that only names the hook should not pay for that.
+        from airflow_ams.hooks.connection import open_service
+
+        self._service = open_service(connection, self.ams_conn_id)
+        self._uri = connection.get_uri()
         return self._service
 
     def get_job(self, job_id: str, *, retries: Retries | None = None) -> Job:

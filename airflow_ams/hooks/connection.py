@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from airflow_ams.api.errors import RefusedError
 from airflow_ams.hooks.credentials import cloud_of, credential
@@ -30,6 +31,13 @@ _FIELDS_OF = {
     "api_version": ("v2", "arm", "rms"),
 }
 """The fields that mean something to some APIs only."""
+
+_PATHS = {
+    "arm": re.compile(r"/subscriptions/", re.IGNORECASE),
+    "rms": re.compile(r"/subscriptions/", re.IGNORECASE),
+    "mkio": re.compile(r"/api/(v1|ams)/", re.IGNORECASE),
+}
+"""Where the paths of an API begin, below the base that a connection gives."""
 
 _JSON = {"Accept": "application/json"}
 
@@ -80,6 +88,8 @@ def read_settings(connection: Connection) -> Settings:
         )
     is_legacy = flag(extra, "legacy")
     base_url = _base_url(connection.host, connection.port, allow_http, api, extra)
+    if api == "mkio":
+        _check_generation(base_url, is_legacy)
     return Settings(
         api=api,
         base_url=base_url,
@@ -133,18 +143,21 @@ def _connect_mkio(settings: Settings) -> MediaService:
         READS_A_MINUTE,
         LegacyMkioService,
         MkioService,
+        read_legacy_error,
     )
     from airflow_ams.api.pace import shared_budget
     from airflow_ams.api.tokens import StaticToken
 
     pace = shared_budget((settings.base_url, settings.project), READS_A_MINUTE, BURST, AFTER_REFUSAL)
-    headers, service = dict(_JSON), MkioService
+    headers, service, read_error = dict(_JSON), MkioService, None
     if settings.is_legacy:
-        service = LegacyMkioService
+        service, read_error = LegacyMkioService, read_legacy_error
         if isinstance(settings.credential, StaticToken):
             # The oldest generation of tokens is known by this header only.
             headers["x-mkio-token"] = settings.credential.value
-    transport = _transport(settings, headers=headers, redirect_hosts=None, advice=ADVICE, pace=pace)
+    transport = _transport(
+        settings, headers=headers, redirect_hosts=None, advice=ADVICE, read_error=read_error, pace=pace
+    )
     return service(transport, settings.project)
 
 
@@ -192,6 +205,7 @@ def _base_url(
         return _default_base(api, extra)
     path = "/api/" if api == "v2" else "/"
     if "://" not in host:
+        host = host.removesuffix("/")
         if "/" in host or "@" in host:
             shown = host.rpartition("@")[2]
             raise RefusedError(f"host {shown!r} is neither a bare host nor a full URL (https://HOST{path})")
@@ -200,7 +214,28 @@ def _base_url(
         )
     if port:
         raise RefusedError(f"port {port} is given beside a full URL: write it into host")
-    return checked_url("host", host, allow_http).rstrip("/") + "/"
+    base = checked_url("host", host, allow_http).rstrip("/") + "/"
+    _check_root(base, api)
+    return base
+
+
+def _check_root(base: str, api: str) -> None:
+    """Raise RefusedError if the API's own path, which each request brings along, is in the base already."""
+    if api in _PATHS and (found := _PATHS[api].search(urlsplit(base).path)):
+        root = base[: len(base) - len(urlsplit(base).path) + found.start()]
+        raise RefusedError(f"host holds the path '{found[0]}', which each request brings along: give {root}/")
+
+
+def _check_generation(base: str, is_legacy: bool) -> None:
+    """Raise RefusedError if an address of MK.IO's is not of the generation that is to be spoken."""
+    from airflow_ams.api.mkio import DEFAULT_BASE, LEGACY_BASE
+
+    other, said = (DEFAULT_BASE, "true") if is_legacy else (LEGACY_BASE, "false")
+    if urlsplit(base).hostname == urlsplit(other).hostname:
+        raise RefusedError(
+            f"host is {other}, but extra.legacy is {said}: leave host empty, or set extra.legacy to "
+            f"{'false' if is_legacy else 'true'}"
+        )
 
 
 def _default_base(api: str, extra: Mapping[str, Any]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import ssl
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +16,9 @@ from airflow_ams.api.redirects import is_loopback
 from airflow_ams.provider_info import CONN_FIELDS
 
 log = logging.getLogger("airflow_ams.hooks.connection")
+
+_NO_NAME = re.compile(r"\.{1,2}|.*[/\x00-\x1f\x7f].*", re.DOTALL)
+"""What would change the path of a request."""
 
 
 def read_extra(text: str | None) -> dict[str, Any]:
@@ -53,10 +57,12 @@ def checked_url(field: str, url: str, allow_http: bool) -> str:
 
 
 def needed(extra: Mapping[str, Any], key: str, api: str) -> str:
-    """Return a field that must be there."""
+    """Return a field that must be there, and is a name in the path of requests."""
     value = str(extra.get(key) or "").strip()
     if not value:
         raise RefusedError(f"extra.{key} is missing, which the API '{api}' needs")
+    if _NO_NAME.fullmatch(value):
+        raise RefusedError(f"extra.{key} {value[:200]!r} is no name: give the name alone, without any path")
     return value
 
 

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow.providers.common.compat.sdk import AirflowNotFoundException
 
 from airflow_ams.api.details import DETAILS_PATIENCE, with_details, without_details
-from airflow_ams.api.errors import JobNotFoundError, RefusedError, ServiceError, TransientError
+from airflow_ams.api.errors import (
+    JobNotFoundError,
+    RefusedError,
+    ServiceError,
+    SignInError,
+    TransientError,
+)
 from airflow_ams.api.model import Job, JobState
 from airflow_ams.api.retries import MAX_RETRY_AFTER, Retries
 from airflow_ams.api.sweep import Sweep
@@ -24,6 +31,8 @@ if TYPE_CHECKING:
 
 _TOLERATED = 3
 """Failures in a row after which the rest of a list is left to the next poke."""
+
+_T = TypeVar("_T")
 
 
 class Poll:
@@ -54,6 +63,8 @@ class Poll:
         self._is_forgetful = is_forgetful
         self._is_normalized = False
         self._answers = int(has_answered)
+        # How many answers there had been when the connection was read anew.
+        self._renewed_after = -1
         self._sweep = Sweep()
         self._last: Job | None = None
         self._jobs: dict[str, Job] = {}
@@ -84,23 +95,22 @@ class Poll:
             self.wait.time_out(self._last)
 
     def _read(self) -> None:
-        service = self._hook.get_conn()
         if not self._is_normalized:
-            self.wait.normalize(service.job_id)
+            self.wait.normalize(self._hook.get_conn().job_id)
             self._is_normalized = True
         began, list_has_failed = time.monotonic(), False
         try:
-            left = self._not_listed(service)
+            left = self._not_listed()
         except TransientError as exc:
             if exc.retry_after:
                 raise
             left, list_has_failed = self._unread(), True
         seconds, answers = time.monotonic() - began, self._answers
-        errors = self._each(left, partial(self._fetch, service))
+        errors = self._each(left, self._fetch)
         if list_has_failed:
             self._sweep.failed(is_alone=self._answers > answers, seconds=seconds)
         if not any(error.retry_after for error in errors.values()):
-            self._tell_ended(service, errors)
+            self._tell_ended(errors)
         if not self.wait.wants_progress:
             self._say(self.wait.line(None))
         if errors and self.wait.ending is None:
@@ -116,15 +126,15 @@ class Poll:
             random.shuffle(job_ids)
         return sorted(job_ids, key=self._failed.__contains__)
 
-    def _not_listed(self, service: MediaService) -> list[str]:
+    def _not_listed(self) -> list[str]:
         """Sweep, if that pays; return the ids of the jobs that are still to be read."""
         unread = self._unread()
         if not self._sweep.pays(len(unread)):
             return unread
-        swept = self._sweep.read(service, unread, self._is_news, retries=self._retries())
-        if swept is None:
-            return unread
-        self._answers += 1
+        swept = self._ask(
+            lambda service: self._sweep.read(service, unread, self._is_news, first=self._retries())
+        )
+        self._answers += bool(swept.answered or swept.seen)
         for job in swept.news:
             self._saw(job)
         return [job_id for job_id in unread if job_id not in swept.seen]
@@ -161,35 +171,38 @@ class Poll:
                 in_a_row = 0
         return errors
 
-    def _fetch(self, service: MediaService, job_id: str, retries: Retries) -> None:
+    def _fetch(self, job_id: str, retries: Retries) -> None:
+        last = self._jobs.get(job_id)
+        if self.wait.wants_progress and last and last.state is JobState.PROCESSING:
+            # Its state alone would not do: percent comes with the whole of it.
+            last = None
         try:
-            with self._doubting_refusals():
-                job = service.poll_job(job_id, self._jobs.get(job_id), retries=retries)
-        except JobNotFoundError:
+            job = self._ask(lambda service: service.poll_job(job_id, last, retries=retries))
+        except JobNotFoundError as exc:
             self._answers += 1
-            self._say(self.wait.miss(job_id))
+            self._say(self.wait.miss(job_id, exc.message))
             return
         self._answers += 1
         if job.state is JobState.PROCESSING and self.wait.wants_progress:
             # Percent is a nicety.
             with suppress(ServiceError):
-                job = service.with_tasks(job, retries=self._retries(tries=1))
+                job = self._hook.get_conn().with_tasks(job, retries=self._retries(tries=1))
         if job.state in (JobState.ERROR, JobState.FINISHED):
             self._ended[job.id] = job
         else:
             self._saw(job)
         if job.state is JobState.ERROR:
-            self._complete(service, job.id, retries)
+            self._complete(job.id, retries)
 
     # -- what else there is to know of those that have ended
 
-    def _tell_ended(self, service: MediaService, errors: dict[str, TransientError]) -> None:
+    def _tell_ended(self, errors: dict[str, TransientError]) -> None:
         """Tell of the jobs that have ended, or wait a while if they cannot be read in full.
 
         :param errors: those of this poke so far; takes more, and loses those that are of no account any more
         """
         is_last = len(self._ended) == len(self.wait.pending)
-        complete = partial(self._complete, service, outputs=is_last or not self._is_forgetful)
+        complete = partial(self._complete, outputs=is_last or not self._is_forgetful)
         errors |= self._each([job_id for job_id in self._ended if job_id not in errors], complete)
         now, some_error = time.monotonic(), next(iter(errors.values()), None)
         for job_id in list(self._ended):
@@ -197,14 +210,11 @@ class Poll:
             if some_error and (self._is_forgetful or lasted >= DETAILS_PATIENCE):
                 self._go_without(job_id, errors.pop(job_id, some_error))
 
-    def _complete(
-        self, service: MediaService, job_id: str, retries: Retries, *, outputs: bool = False
-    ) -> None:
+    def _complete(self, job_id: str, retries: Retries, *, outputs: bool = False) -> None:
         """Tell of a job that has ended, with why it failed, or what it wrote."""
-        wants_outputs = outputs and self.wait.wants_outputs
+        known, wants_outputs = self._ended[job_id], outputs and self.wait.wants_outputs
         try:
-            with self._doubting_refusals():
-                job = with_details(service, self._ended[job_id], outputs=wants_outputs, retries=retries)
+            job = self._ask(partial(with_details, job=known, outputs=wants_outputs, retries=retries))
         except TransientError:
             raise
         except ServiceError as exc:
@@ -223,15 +233,39 @@ class Poll:
     def _retries(self, tries: int = Retries.tries) -> Retries:
         return Retries(tries, within=self._time_left())
 
-    @contextmanager
-    def _doubting_refusals(self) -> Iterator[None]:
-        """Take a refusal for trouble that passes, if it may be that and the service has answered before."""
+    def _ask(self, read: Callable[[MediaService], _T]) -> _T:
+        """Read something; a refusal is taken for trouble that passes, if it may and there were answers."""
         try:
-            yield
+            return self._ask_twice_if_renewed(read)
         except RefusedError as exc:
             if not exc.may_pass or not self._answers:
                 raise
             raise exc.passing() from exc
+
+    def _ask_twice_if_renewed(self, read: Callable[[MediaService], _T]) -> _T:
+        """Read something, and again if the token is refused and the connection has another by now."""
+        try:
+            return read(self._hook.get_conn())
+        except RefusedError as exc:
+            is_about_who_asks = isinstance(exc, SignInError) or exc.status == HTTPStatus.UNAUTHORIZED
+            if not is_about_who_asks or not self._renew():
+                raise
+        return read(self._hook.get_conn())
+
+    def _renew(self) -> bool:
+        """Read the connection anew, once until the next answer; return whether it has changed."""
+        if self._renewed_after == self._answers:
+            return False
+        try:
+            has_changed = self._hook.renew()
+        except AirflowNotFoundException as exc:
+            raise RefusedError(str(exc)) from exc
+        except ServiceError:
+            raise
+        except Exception as exc:
+            raise TransientError(f"The connection could not be read anew: {exc}") from exc
+        self._renewed_after = self._answers
+        return has_changed
 
     def _warn_of(self, errors: dict[str, TransientError]) -> None:
         job_id, error = max(errors.items(), key=lambda item: item[1].retry_after or 0.0)

@@ -129,7 +129,7 @@ class Fetches:
     async def _read(self, job: Watched, *, with_percent: bool) -> None:
         """Fetch a job, and what the verdict on it needs, and tell whoever waits for it."""
         if job.job is None or not job.job.state.is_final:
-            found = await self._read_job(job)
+            found = await self._read_job(job, with_percent=with_percent)
             if found is None or self._waiters.jobs.get(job.id) is not job:
                 return
             if not found.state.is_final:
@@ -141,16 +141,18 @@ class Fetches:
             job.forget_failures()
         await self._read_details(job, job.job)
 
-    async def _read_job(self, job: Watched) -> Job | None:
+    async def _read_job(self, job: Watched, *, with_percent: bool) -> Job | None:
         """Fetch a job; tell of one that is not there, or that we must not read, and return None."""
-        # One that has just left the list has ended, mostly, so all of it is wanted.
+        # One that has just left the list has ended, mostly, so all of it is wanted; and so is the percent.
         has_left = job.id in self._waiters.gone and not job.is_off_list
-        last = None if has_left else job.job
+        is_running = job.job is not None and job.job.state is JobState.PROCESSING
+        last = None if has_left or (with_percent and is_running and job.wants_progress) else job.job
+        is_urgent = self._waiters.is_hurried(job)
         try:
-            found = await self._pool.call(partial(read_job, job_id=job.id, last=last))
-        except JobNotFoundError:
+            found = await self._pool.call(partial(read_job, job_id=job.id, last=last, is_urgent=is_urgent))
+        except JobNotFoundError as exc:
             self._trouble.answered(time.monotonic())
-            await self._waiters.missed(job)
+            await self._waiters.missed(job, exc.message)
             return None
         except RefusedError as exc:
             if is_about_all(exc):

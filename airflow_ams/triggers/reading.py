@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_ams.api.details import with_details
 from airflow_ams.api.errors import RefusedError, ServiceError, SignInError
 from airflow_ams.api.model import Job, JobState
-from airflow_ams.api.retries import NO_RETRIES, Retries
+from airflow_ams.api.retries import NO_RETRIES, URGENT, Retries
 
 if TYPE_CHECKING:
     from airflow_ams.api import IsNews, MediaService
@@ -23,17 +23,17 @@ _NOTHING: MappingProxyType[str, Any] = MappingProxyType({})
 
 def read_list(
     service: MediaService, *, sweep: Sweep, wanted: Collection[str], due: Set[str], is_news: IsNews
-) -> Swept | None:
+) -> Swept:
     """Sweep once; the watch's own back-off is what repeats it.
 
     That would end all sweeps of many pages in bad times, so only the first page is asked for once.
     """
-    return sweep.read(service, wanted, is_news, due=due, retries=NO_RETRIES, later=_LATER_PAGES)
+    return sweep.read(service, wanted, is_news, due=due, first=NO_RETRIES, later=_LATER_PAGES)
 
 
-def read_job(service: MediaService, *, job_id: str, last: Job | None) -> Job:
+def read_job(service: MediaService, *, job_id: str, last: Job | None, is_urgent: bool = False) -> Job:
     """Fetch a job; `last` is the reading before."""
-    return service.poll_job(job_id, last, retries=NO_RETRIES)
+    return service.poll_job(job_id, last, retries=URGENT if is_urgent else NO_RETRIES)
 
 
 def read_details(service: MediaService, *, job: Job, outputs: bool) -> Job:

@@ -178,6 +178,10 @@ class Waiters:
         """The jobs of which somebody must know now where they stand, whatever holds up the list."""
         return [self.jobs[job_id] for job_id in self._hurried]
 
+    def is_hurried(self, job: Watched) -> bool:
+        """Whether somebody must know now where a job stands."""
+        return job.id in self._hurried
+
     async def listed(self, found: Job, began: float) -> None:
         """Tell of a job that was listed, unless something newer is known of it, or wanted.
 
@@ -218,12 +222,12 @@ class Waiters:
             waiter.log(warning, logging.WARNING)
         await self.saw(found)
 
-    async def missed(self, job: Watched) -> None:
-        """Tell whoever waits for a job that the service knows none of that id."""
+    async def missed(self, job: Watched, said: str) -> None:
+        """Tell whoever waits for a job that the service knows none of that id, and what it said."""
         job.is_off_list = True
         self._found(job)
         async for waiter in sliced(list(job.waiters)):
-            line = waiter.wait.miss(job.id)
+            line = waiter.wait.miss(job.id, said)
             waiter.log(line, logging.INFO if job.id in waiter.wait.pending else logging.WARNING)
             self._judge(waiter, job)
 

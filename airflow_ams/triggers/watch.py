@@ -21,8 +21,9 @@ from airflow.providers.common.compat.sdk import Stats
 
 from airflow_ams.api.details import cancel, may_run_on
 from airflow_ams.api.errors import RefusedError, TransientError
+from airflow_ams.api.job_list import JOBS_PER_PAGE
 from airflow_ams.api.retries import Retries
-from airflow_ams.api.sweep import JOBS_PER_PAGE, Sweep
+from airflow_ams.api.sweep import Sweep
 from airflow_ams.triggers.fetches import OUTAGE_NOTICE, Fetches
 from airflow_ams.triggers.pool import CANCELING, POLLING, ServicePool
 from airflow_ams.triggers.reading import normalize, read_list
@@ -260,8 +261,8 @@ class JobWatch:
                 is_news=waiters.is_news,
             )
         )
-        if swept is None:
-            return wanted
+        if swept.trouble is not None:
+            self._note(f"One of several lists could not be read. {swept.trouble}")
         if swept.answered or swept.seen:
             self._trouble.answered(time.monotonic())
         async for job in sliced(swept.news):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from airflow_ams.api.errors import JobNotFoundError, RefusedError
-from airflow_ams.exceptions import AmsRefused
+from airflow_ams.exceptions import AmsJobNotFound, AmsRefused
 from airflow_ams.hooks.ams import AmsHook
 from tests.integration.waits import MODES, UNKNOWN, WIRES, on, sensor
 
@@ -188,6 +188,18 @@ def test_a_project_that_is_not_there(ams: Emulator, connection: Callable[..., st
     good, sentence = AmsHook("ams_lost").test_connection()
     assert not good
     assert "theirs" in sentence
+
+
+@on("mkio")
+@in_all_modes
+def test_a_wait_in_a_project_that_is_not_there(
+    mode: str, ams: Emulator, connection: Callable[..., str], wait: Callable[..., Any]
+) -> None:
+    """The end of the wait names what to look at besides the job's id."""
+    conn_id = connection("ams_lost", **changed(ams, project="theirs"))
+    job_id = ams.submit_scripted(states=["Finished"])
+    with pytest.raises(AmsJobNotFound, match=r"project 'theirs'.*extra\.project"):
+        wait(sensor(job_id, ams_conn_id=conn_id, not_found_grace=0, **MODES[mode]))
 
 
 # -- keys and tokens

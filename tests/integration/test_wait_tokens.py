@@ -8,7 +8,19 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from airflow_ams.exceptions import AmsRefused
-from tests.integration.waits import MODES, WIRES, all_apis, in_step, lines, on, sensor, signing_in
+from tests.integration.account import FINISHED, PROCESSING, Account
+from tests.integration.door import locked, ways
+from tests.integration.waits import (
+    MODES,
+    WIRES,
+    all_apis,
+    audible,
+    in_step,
+    lines,
+    on,
+    sensor,
+    signing_in,
+)
 
 if TYPE_CHECKING:
     from airflow_ams.emulator.process import Emulator
@@ -126,13 +138,15 @@ def test_a_personal_token_that_ends_in_mid_wait_ends_it(
 
 
 @on("mkio")
+@in_all_modes
 def test_a_personal_token_that_was_changed_in_time_is_used(
+    mode: str,
     ams: Emulator,
     connection: Callable[..., str],
     wait: Callable[..., Any],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A deferred wait reads the connection anew before it gives up."""
+    """A wait reads the connection anew before it gives up."""
     conn_id = connection("ams_short", **{**ams.connection, "password": ams.personal_token(lifetime=600)})
     job_id = ams.submit_scripted(states=[WORKING, "Finished"])
 
@@ -141,6 +155,130 @@ def test_a_personal_token_that_was_changed_in_time_is_used(
         ams.advance(30000)
 
     with in_step(ams, change, reads=2):
-        assert wait(sensor(job_id, ams_conn_id=conn_id, deferrable=True))["state"] == "Finished"
-    assert refused(ams)
+        assert wait(sensor(job_id, ams_conn_id=conn_id, **MODES[mode]))["state"] == "Finished"
+    # Each start of a rescheduled task has read the connection just now.
+    assert refused(ams) or mode == "reschedule"
     assert not lines(caplog, 30)
+
+
+@pytest.mark.parametrize("jobs", [1, 3, 12])
+@ways
+def test_a_changed_key_is_found_in_the_same_poke(
+    account: Account, way: str, connection: Callable[..., str], jobs: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whether the jobs are read one by one or listed; and it can change again later."""
+    door, fields = locked(account, way, "key-0", connection)
+    ids = account.add(jobs, PROCESSING)
+    poll = audible(sensor(ids if jobs > 1 else ids[0], ams_conn_id=account.conn_id))
+    with poll.hook:
+        assert not poll.poke({})
+        for day in (1, 2):
+            door.key = f"key-{day}"
+            connection(account.conn_id, **{**fields, "password": door.key})
+            if day == 2:
+                account.put(ids, FINISHED)
+            assert bool(poll.poke({})) == (day == 2)
+    assert not lines(caplog, 30)
+
+
+@ways
+def test_a_key_that_has_not_changed_is_not_tried_again(
+    account: Account, way: str, connection: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connection is read once more, and nothing more is asked of the service."""
+    door, _ = locked(account, way, "old-key", connection)
+    poll = sensor(account.add(1, PROCESSING)[0], ams_conn_id=account.conn_id)
+    read: list[str] = []
+    get = poll.hook.get_connection
+
+    def counted(conn_id: str) -> Any:
+        read.append(conn_id)
+        return get(conn_id)
+
+    monkeypatch.setattr(poll.hook, "get_connection", counted)
+    with poll.hook:
+        assert not poll.poke({})
+        door.key = "new-key"
+        before = len(account.seen)
+        with pytest.raises(AmsRefused, match="password") as caught:
+            poll.poke({})
+    assert "old-key" not in str(caught.value)
+    assert len(account.seen) == before + (1 if way == "bearer" else 2)
+    assert read == [account.conn_id] * 2
+
+
+@ways
+def test_a_changed_key_that_is_refused_too_ends_the_wait(
+    account: Account, way: str, connection: Callable[..., str]
+) -> None:
+    """The connection is read anew once, until there is an answer again."""
+    door, fields = locked(account, way, "old-key", connection)
+    poll = sensor(account.add(1, PROCESSING)[0], ams_conn_id=account.conn_id)
+    with poll.hook:
+        assert not poll.poke({})
+        door.key = "good-key"
+        connection(account.conn_id, **{**fields, "password": "typo"})
+        with pytest.raises(AmsRefused, match="password"):
+            poll.poke({})
+
+
+@pytest.mark.parametrize("jobs", [1, 3])
+def test_a_key_that_changes_before_the_outputs_are_read_costs_no_outputs(
+    account: Account, connection: Callable[..., str], jobs: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What a finished job wrote is asked for with the new one."""
+    door, fields = locked(account, "bearer", "old-key", connection)
+    ids = account.add(jobs, FINISHED)
+
+    def check(seen: Any) -> Any:
+        if "OutputMediaAssets" in seen.path and door.key == "old-key":
+            door.key = "new-key"
+            connection(account.conn_id, **{**fields, "password": "new-key"})
+        return door.check(seen)
+
+    account.trouble = check
+    poll = audible(sensor(ids, ams_conn_id=account.conn_id))
+    with poll.hook:
+        found = poll.poke({})
+    assert [job["outputs"] is None for job in found.xcom_value] == [False] * jobs
+    assert not lines(caplog, 30)
+
+
+def test_a_connection_that_has_vanished_is_told(
+    account: Account, connection: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the token is refused and there is no connection any more, the message says the latter."""
+    door, _ = locked(account, "bearer", "old-key", connection)
+    poll = sensor(account.add(1, PROCESSING)[0], ams_conn_id=account.conn_id)
+    with poll.hook:
+        assert not poll.poke({})
+        door.key = "new-key"
+        monkeypatch.delenv("AIRFLOW_CONN_AMS_ACCOUNT")
+        with pytest.raises(AmsRefused, match="ams_account"):
+            poll.poke({})
+
+
+def test_a_secrets_backend_that_is_down_is_waited_out(
+    account: Account,
+    connection: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """That the connection cannot be read anew says nothing of it."""
+    door, fields = locked(account, "bearer", "old-key", connection)
+    poll = audible(sensor(account.add(1, PROCESSING)[0], ams_conn_id=account.conn_id))
+
+    def fail(_: str) -> Any:
+        raise TimeoutError("the vault is sealed")
+
+    with poll.hook:
+        assert not poll.poke({})
+        door.key = "new-key"
+        connection(account.conn_id, **{**fields, "password": "new-key"})
+        with monkeypatch.context() as sealed:
+            # No backend of Airflow's own fails.
+            sealed.setattr(poll.hook, "get_connection", fail)
+            assert not poll.poke({})
+        assert not poll.poke({})
+    (warning,) = lines(caplog, 30)
+    assert "the vault is sealed" in warning

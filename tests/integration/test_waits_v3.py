@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Callable
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -11,7 +13,7 @@ from airflow.providers.common.compat.sdk import AirflowSkipException
 
 from airflow_ams.exceptions import AmsJobFailed, AmsJobNotFound, AmsRefused
 from airflow_ams.hooks.ams import AmsHook
-from tests.integration.waits import MODES, WIRES, in_line, in_step, lines, on, sensor
+from tests.integration.waits import MODES, WIRES, fired, in_line, in_step, lines, on, sensor, trigger
 
 if TYPE_CHECKING:
     from airflow_ams.emulator.process import Emulator
@@ -182,6 +184,20 @@ def test_arm_is_asked_less_as_its_reads_run_out(
     assert len(asked) > 4
 
 
+@on("arm")
+def test_the_last_look_waits_for_no_turn(ams: Emulator) -> None:
+    """However slowly ARM is to be asked, a job that has ended in time is not told to be late."""
+    ids = [ams.submit_scripted(states=[{"state": "Processing", "seconds": 4}, "Finished"]) for _ in range(8)]
+    # By the header, reads are to be about half a second apart.
+    ams.limit(arm_reads={"bucket": 50, "per_second": 0.01})
+
+    async def main() -> list[Any]:
+        late = [trigger(job_id, poke_interval=1, deadline=time.time() + 6) for job_id in ids]
+        return await asyncio.gather(*map(fired, late))
+
+    assert [event["outcome"] for event in asyncio.run(main())] == ["succeeded"] * 8
+
+
 @on("mkio")
 @pytest.mark.parametrize("mode", ["poke", "deferrable"])
 def test_mkio_does_not_say_when_to_come_back(
@@ -219,7 +235,7 @@ def test_an_end_that_cannot_be_read_in_full_is_waited_for(
     quick_back_off: None,
 ) -> None:
     """The state alone does not tell why a job has failed, nor whether all outputs are there."""
-    job_id = ams.submit_scripted(states=[WORKING, "Error"], error=BROKEN)
+    job_id = ams.submit_scripted(states=[{**WORKING, "state": "Queued"}, "Error"], error=BROKEN)
 
     def end() -> None:
         ams.inject({"when": {"path": WHOLE}, "then": fault, "times": 6})
@@ -238,17 +254,14 @@ def test_percent_that_cannot_be_read_is_done_without(
     wait: Callable[..., Any],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """It is a nicety: asked for once a poll, and no reason to warn."""
-    job_id = ams.submit_scripted(states=[WORKING, "Finished"])
+    """When the state says that a job has begun, percent is a nicety: asked for once, no reason to warn."""
+    job_id = ams.submit_scripted(states=[{**WORKING, "state": "Queued"}, WORKING, "Finished"])
 
-    def trouble() -> None:
-        ams.inject({"when": {"path": WHOLE}, "then": {"status": 503}})
-
-    def end() -> None:
-        ams.clear_faults()
+    def begin() -> None:
+        ams.inject({"when": {"path": WHOLE}, "then": {"status": 503}, "times": 1})
         ams.advance(3600)
 
-    with in_step(ams, trouble, end, reads=4):
+    with in_step(ams, begin, lambda: ams.advance(3600), reads=4):
         assert wait(sensor(job_id, **MODES[mode]))["state"] == "Finished"
     assert 503 in statuses(ams, WHOLE)
     assert lines(caplog, 30) == []

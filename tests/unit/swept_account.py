@@ -6,10 +6,11 @@ from collections.abc import Callable
 from urllib.parse import unquote
 
 from airflow_ams.api import MediaService
+from airflow_ams.api.job_list import JOBS_PER_PAGE
 from airflow_ams.api.model import JobState
-from airflow_ams.api.sweep import JOBS_PER_PAGE, Sweep, Swept
+from airflow_ams.api.sweep import Sweep, Swept
 from airflow_ams.api.wire import Answer
-from tests.unit.v3_stub import Dialect, Wire, job, page
+from tests.unit.v3_stub import Dialect, Wire, answer, job, page
 
 MANY = JOBS_PER_PAGE + 1
 """The fewest jobs whose list pays."""
@@ -21,7 +22,11 @@ class Account:
     :param jobs: the active jobs, by transform
     :param size: jobs on a page
     :param refuse: given the query, the answer that refuses it, or None
+
+    `fetched` is the state of each job that is fetched by itself.
     """
+
+    fetched = "Processing"
 
     def __init__(
         self,
@@ -32,6 +37,7 @@ class Account:
         refuse: Callable[[str], Answer | None] = lambda query: None,
     ) -> None:
         self.dialect, self.jobs, self.size, self.refuse = dialect, jobs, size, refuse
+        self.refuse_list: Callable[[str], Answer | None] = lambda path: None
         self.service: MediaService
         self.wire: Wire
         self.service, self.wire = dialect.speak(by=self._answer)
@@ -40,15 +46,23 @@ class Account:
     @property
     def lists(self) -> list[str]:
         """What lists were read, page for page, by what is below the account."""
-        return [
-            unquote(url.removeprefix(self.dialect.root).partition("?")[0]) for _, url in self.wire.requests
-        ]
+        return [path for path, _ in self._targets if path.endswith("jobs")]
+
+    @property
+    def singles(self) -> list[str]:
+        """What jobs were fetched."""
+        return [path for path, _ in self._targets if not path.endswith("jobs")]
 
     @property
     def queries(self) -> list[str]:
-        """The queries of the requests, without the version."""
-        found = [unquote(url.partition("?")[2]) for _, url in self.wire.requests]
+        """The queries of the requests for lists, without the version."""
+        found = [query for path, query in self._targets if path.endswith("jobs")]
         return [query.removeprefix("api-version=2022-07-01&") for query in found]
+
+    @property
+    def _targets(self) -> list[tuple[str, str]]:
+        targets = (url.removeprefix(self.dialect.root).partition("?") for _, url in self.wire.requests)
+        return [(unquote(path), unquote(query)) for path, _, query in targets]
 
     def sweep(
         self, sweep: Sweep, wanted: list[str], news: Callable[[str], bool] = lambda job_id: False
@@ -60,14 +74,14 @@ class Account:
             self.looked_at.append((job_id, state, progress))
             return news(job_id)
 
-        found = sweep.read(self.service, wanted, is_news)
-        assert found is not None
-        return found
+        return sweep.read(self.service, wanted, is_news)
 
     def _answer(self, method: str, url: str) -> Answer:
         assert method == "GET"
         path, _, query = url.partition("?")
-        if refused := self.refuse(unquote(query)):
+        if not path.endswith("/jobs"):
+            return answer(document=job(path.rpartition("/")[2], self.fetched))
+        if refused := self.refuse_list(path.removeprefix(self.dialect.root)) or self.refuse(unquote(query)):
             return refused
         transform = unquote(path.split("/transforms/")[1].split("/")[0]) if self.dialect.is_arm else None
         rows = [

@@ -12,7 +12,7 @@ import pytest
 from airflow.providers.common.compat.sdk import Connection
 
 from airflow_ams.api.arm import ArmService
-from airflow_ams.api.errors import JobNotFoundError, MalformedIdError, RefusedError
+from airflow_ams.api.errors import MalformedIdError, RefusedError
 from airflow_ams.api.mkio import LegacyMkioService, MkioService
 from airflow_ams.api.tokens import SignIn, StaticToken
 from airflow_ams.hooks.ams import AmsHook
@@ -40,7 +40,6 @@ AUTHS = {
 }
 """Which authentication goes with which API, by the description of the issue."""
 
-PATH = "/subscriptions/sub/resourceGroups/group/providers/Microsoft.Media/mediaServices/contoso"
 EACH = ["arm", "rms", "mkio"]
 
 
@@ -156,6 +155,24 @@ def test_a_missing_field_is_named(connection: Define, api: str, field: str, valu
     assert f"extra.{field}" in refusal(connection(**fields_of(api, without=field)))
 
 
+@pytest.mark.parametrize(
+    ("api", "field"),
+    [(api, field) for api in ("arm", "rms") for field in ACCOUNT] + [("mkio", "project")],
+)
+@pytest.mark.parametrize("value", [".", "..", "a/b", "/contoso", "a\r\nb", "a\x00b"])
+def test_a_field_that_would_change_the_path_is_named(
+    connection: Define, api: str, field: str, value: str
+) -> None:
+    """It is a name in the address of each request."""
+    assert f"extra.{field} {value!r} is no name" in refusal(connection(**fields_of(api, **{field: value})))
+
+
+@pytest.mark.parametrize("value", ["a b", "...", "a.b", "Ü", "50%", "a\\b"])
+def test_other_names_are_the_services_affair(connection: Define, value: str) -> None:
+    """They are encoded."""
+    assert settings_of(connection(**fields_of("mkio", project=value))).project == value
+
+
 def test_rms_has_no_address_of_its_own(connection: Define) -> None:
     """Each deployment has another."""
     assert "host is missing" in refusal(connection(**{**RMS, "host": ""}))
@@ -183,6 +200,21 @@ def test_rms_has_no_address_of_its_own(connection: Define) -> None:
         ({**RMS, "host": "http://contoso.ravnur.net"}, "extra.allow_http"),
         ({**RMS, "host": "contoso.ravnur.net/api"}, "host"),
         ({**MKIO, "port": 443}, "port"),
+        ({**RMS, "host": "contoso.ravnur.net//"}, "host"),
+        ({**MKIO, "host": "https://app.mk.io/api/v1/"}, "give https://app.mk.io/"),
+        ({**MKIO, "host": "https://gw.test/x/API/V1/projects/p"}, "give https://gw.test/x/"),
+        ({**fields_of("mkio", legacy=True), "host": "https://gw.test/api/ams"}, "give https://gw.test/"),
+        (
+            {**ARM, "host": "https://management.azure.com/subscriptions/s"},
+            "give https://management.azure.com/",
+        ),
+        (
+            {**RMS, "host": "https://contoso.ravnur.net:8443/subscriptions"},
+            "give https://contoso.ravnur.net:8443/",
+        ),
+        ({**fields_of("mkio", legacy=True), "host": "app.mk.io"}, "extra.legacy is true"),
+        ({**fields_of("mkio", legacy=True), "host": "https://APP.mk.io:443/"}, "set extra.legacy to false"),
+        ({**MKIO, "host": "https://api.mk.io"}, "set extra.legacy to true"),
     ],
 )
 def test_a_bad_connection_fails_at_once_by_the_fields_name(
@@ -255,6 +287,8 @@ def test_versions(connection: Define, api: str, version: str, is_good: bool) -> 
     ("host", "port", "base"),
     [
         ("x.example.org", None, "https://x.example.org/"),
+        ("x.example.org/", None, "https://x.example.org/"),
+        ("x.example.org/", 8443, "https://x.example.org:8443/"),
         ("x.example.org", 8443, "https://x.example.org:8443/"),
         ("https://x.example.org", None, "https://x.example.org/"),
         ("https://x.example.org/", None, "https://x.example.org/"),
@@ -313,79 +347,3 @@ def test_no_repr_of_settings_shows_a_secret(connection: Define) -> None:
     """A debugger, or an assertion, prints neither key nor token."""
     for fields in GOOD.values():
         assert KEY not in repr(settings_of(connection(**fields)))
-
-
-# -- over the wire
-
-
-def bearer(api: str, url: str, **extra: Any) -> dict[str, Any]:
-    """Return a connection with a pasted token to a service on this machine."""
-    own = {"project": "contoso"} if api == "mkio" else ACCOUNT
-    return {"host": url, "password": "token", "extra": {"api": api, "auth": "bearer", **own, **extra}}
-
-
-@pytest.mark.parametrize(
-    ("api", "status", "advice"),
-    [
-        ("arm", 401, "password"),
-        ("arm", 403, "Contributor"),
-        ("rms", 401, "password"),
-        ("rms", 403, "API key"),
-        ("mkio", 401, "password"),
-        ("mkio", 403, "ams.job.get"),
-    ],
-)
-def test_a_refusal_says_what_to_do(
-    connection: Define, service: Any, reply: Any, api: str, status: int, advice: str
-) -> None:
-    """The field to look at, or the right that is missing; the token that the service quotes is not shown."""
-    error = {"code": "Refused", "message": "token may not", "detail": "token may not"}
-    running = service(lambda seen: reply(status, {"error": error}))
-    with (
-        AmsHook(connection(**bearer(api, running.url))) as hook,
-        pytest.raises(RefusedError, match=r"\*\*\* may not") as caught,
-    ):
-        hook.get_job("encode/clip-7")
-    assert advice in str(caught.value)
-    assert caught.value.status == status
-
-
-@pytest.mark.parametrize(
-    ("api", "extra", "target"),
-    [
-        (
-            "arm",
-            {},
-            f"{PATH}/transforms/encode/jobs/clip-7?api-version=2022-07-01",
-        ),
-        ("mkio", {}, "/api/v1/projects/contoso/media/transforms/encode/jobs/clip-7"),
-        ("mkio", {"legacy": True}, "/api/ams/contoso/transforms/encode/jobs/clip-7"),
-    ],
-)
-def test_the_token_goes_where_the_generation_looks_for_it(
-    connection: Define, service: Any, reply: Any, api: str, extra: dict[str, Any], target: str
-) -> None:
-    """As a bearer token; to the older MK.IO in the header of its first tokens, too."""
-    error = {"error": {"code": "NotFound", "message": "no"}}
-    running = service(lambda seen: reply(404, error))
-    with AmsHook(connection(**bearer(api, running.url, **extra))) as hook, pytest.raises(JobNotFoundError):
-        hook.get_job("encode/clip-7")
-    (seen,) = running.seen
-    assert seen.target == target
-    headers = {name.lower(): value for name, value in seen.headers.items()}
-    assert headers["authorization"] == "Bearer token"
-    assert headers.get("x-mkio-token") == ("token" if extra else None)
-    assert headers["accept"] == "application/json"
-
-
-@pytest.mark.parametrize("api", EACH)
-def test_test_connection_is_a_sentence(connection: Define, service: Any, reply: Any, api: str) -> None:
-    """What is good, and what is not, each to act on."""
-    good = service(lambda seen: reply(document={"value": []}))
-    is_good, sentence = AmsHook(connection(**bearer(api, good.url))).test_connection()
-    assert is_good
-    assert "contoso" in sentence
-    bad = service(lambda seen: reply(401, {"error": {"code": "Unauthorized", "message": "no"}}))
-    is_good, sentence = AmsHook(connection(**bearer(api, bad.url))).test_connection()
-    assert not is_good
-    assert "password" in sentence

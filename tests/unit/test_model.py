@@ -97,6 +97,27 @@ def test_a_finished_job_with_a_failed_output_has_failed() -> None:
     assert "video" not in found.text
 
 
+@pytest.mark.parametrize(
+    ("state", "error", "outcome"),
+    [
+        (JobState.ERROR, None, Outcome.FAILED),
+        (JobState.CANCELED, None, Outcome.FAILED),
+        (None, JobError("E1", "disk full"), Outcome.FAILED),
+        (None, None, Outcome.SUCCEEDED),
+        (JobState.FINISHED, JobError("E1", "disk full"), Outcome.SUCCEEDED),
+        (JobState.PROCESSING, JobError("E1", "disk full"), Outcome.SUCCEEDED),
+    ],
+)
+def test_outputs_that_a_finished_job_did_not_write(
+    state: JobState | None, error: JobError | None, outcome: Outcome
+) -> None:
+    """By their state; by their error if they have none."""
+    output = JobOutput("asset", "thumbs", state=state, error=error)
+    found = verdict(replace(JOB, state=JobState.FINISHED, outputs=(output,)))
+    assert found.outcome is outcome
+    assert ("thumbs" in found.text) is (outcome is Outcome.FAILED)
+
+
 def test_describe_says_percent_and_tasks() -> None:
     """The progress line holds state, whole percent, and each task's share."""
     tasks = (

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 
 import pytest
 
+from airflow_ams.api.errors import TransientError
+from airflow_ams.api.job_list import JOBS_PER_PAGE, MEMORY
 from airflow_ams.api.model import JobState
-from airflow_ams.api.sweep import JOBS_PER_PAGE, MEMORY, Sweep
+from airflow_ams.api.sweep import Sweep
 from tests.unit.swept_account import MANY, Account, ids, names
 from tests.unit.v3_stub import (
     Dialect,
+    answer,
     each_arm,
     each_dialect,
     each_mkio,
@@ -202,7 +206,41 @@ def test_a_crowded_list_does_not_keep_another_from_being_found(dialect: Dialect,
 def test_a_list_that_leads_back_to_itself_is_given_up(dialect: Dialect) -> None:
     """It would be read for ever."""
     service, wire = dialect.speak(page(job(transform="t"), link="?$skiptoken=x"))
-    swept = Sweep().read(service, ids("t", 20), lambda *_: False)
-    assert swept is not None
-    assert len(wire.sent) <= 4
-    assert swept.missing == set()
+    with pytest.raises(TransientError, match="leads back"):
+        Sweep().read(service, ids("t", 1000), lambda *_: False)
+    assert len(wire.sent) == 2
+
+
+@each_arm
+@pytest.mark.parametrize("bad", ["a", "b"])
+def test_a_list_that_fails_takes_nothing_from_the_others(dialect: Dialect, bad: str) -> None:
+    """It comes last from then on, and after five failures in a row it is left alone; it is told of."""
+    account = Account(dialect, {"a": names(MANY), "b": names(MANY)})
+    good = "b" if bad == "a" else "a"
+    is_bad = {f"transforms/{bad}/jobs"}
+    account.refuse_list = lambda path: answer(503) if path in is_bad else None
+    sweep, wanted = Sweep(), ids("a", MANY) + ids("b", MANY)
+    with suppress(TransientError):
+        # Which of them is asked first is open; if it is this one, nothing is known of the others yet.
+        account.sweep(sweep, wanted)
+        sweep.failed(is_alone=True)
+    sweep.failed(is_alone=True)
+    for _ in range(4):
+        swept = account.sweep(sweep, wanted)
+        assert swept.answered == set(ids(good, MANY))
+    before = account.lists.count(f"transforms/{bad}/jobs")
+    swept = account.sweep(sweep, wanted)
+    assert swept.answered == set(ids(good, MANY))
+    assert swept.trouble is None
+    assert account.lists.count(f"transforms/{bad}/jobs") == before
+
+
+@each_arm
+def test_a_service_that_wants_to_be_left_alone_is(dialect: Dialect) -> None:
+    """Whatever other lists have told before."""
+    account = Account(dialect, {"a": names(MANY), "b": names(MANY)})
+    busy = answer(429, headers={"Retry-After": "7"})
+    account.refuse_list = lambda path: busy if len(account.lists) > 1 else None
+    with pytest.raises(TransientError) as caught:
+        account.sweep(Sweep(), ids("a", MANY) + ids("b", MANY))
+    assert caught.value.retry_after == 7

@@ -10,8 +10,9 @@ from urllib.parse import unquote
 import pytest
 
 from airflow_ams.api.errors import RefusedError, SignInError, TransientError
+from airflow_ams.api.job_list import JOBS_PER_PAGE, MEMORY
 from airflow_ams.api.model import Job
-from airflow_ams.api.sweep import JOBS_PER_PAGE, MEMORY, Sweep
+from airflow_ams.api.sweep import Sweep
 from airflow_ams.api.wire import Answer
 from tests.unit.swept_account import MANY, Account, ids, names
 from tests.unit.v3_stub import (
@@ -88,7 +89,6 @@ def test_forms_by_state_add_up(dialect: Dialect) -> None:
 
     service, _ = dialect.speak(by=turn)
     swept = Sweep().read(service, ids("t", 37), lambda *_: False)
-    assert swept is not None
     assert swept.seen == set(ids("t", 36))
     assert swept.missing == {"t/job-36"}
 
@@ -98,10 +98,10 @@ def test_where_every_form_is_refused_no_sweep_pays(dialect: Dialect, clock: list
     """Single fetches are the way back, for good."""
     service, wire = dialect.speak(dialect.error(400, "BadRequest"))
     sweep = Sweep()
-    assert sweep.read(service, ids("t", 20), lambda *_: False) is None
-    assert len(wire.sent) == len(service.sweep_forms)
-    clock[0] += 10 * MEMORY
-    assert not sweep.pays(100_000)
+    for _ in range(2):
+        assert sweep.read(service, ids("t", 100_000), lambda *_: False).answered == set()
+        assert len(wire.sent) == sum(len(form[:1]) for form in service.sweep_forms)
+        clock[0] += 10 * MEMORY
 
 
 @each_arm
@@ -120,8 +120,8 @@ def test_a_form_that_is_refused_later_keeps_what_was_read(dialect: Dialect) -> N
 
 
 @each_dialect
-def test_a_form_that_shows_nothing_is_left_for_a_while(dialect: Dialect, clock: list[float]) -> None:
-    """A service may let a filter pass that it does not understand; after three sweeps it is left alone."""
+def test_a_form_that_shows_nothing_is_left(dialect: Dialect, clock: list[float]) -> None:
+    """A service may let a filter pass that it does not understand: one fetch shows that there are jobs."""
     forms = dialect.speak(answer())[0].sweep_forms
     blind = {unquote(query) for query in forms[0]}
 
@@ -131,18 +131,73 @@ def test_a_form_that_shows_nothing_is_left_for_a_while(dialect: Dialect, clock: 
     account = Account(dialect, {"t": names(20)}, refuse=refuse)
     sweep = Sweep()
     for _ in range(3):
-        assert account.sweep(sweep, ids("t", 20)).missing == set(ids("t", 20))
-    assert account.sweep(sweep, ids("t", 20)).missing == set()
-    assert [query in blind for query in account.queries] == [True] * 3 + [False]
+        assert account.sweep(sweep, ids("t", 20)).missing == set()
+        # What has shown jobs is kept to.
+        clock[0] += MEMORY + 1
+    assert [query in blind for query in account.queries] == [True, False, False, False]
+    assert len(account.singles) == 1
+
+
+@each_dialect
+def test_a_list_of_which_nothing_can_be_made_is_left_for_a_while(
+    dialect: Dialect, clock: list[float]
+) -> None:
+    """Each form is tried, and after some minutes again: lists may lag behind."""
+    account = Account(dialect, {"t": []})
+    sweep, forms = Sweep(), len(account.service.sweep_forms)
+    assert account.sweep(sweep, ids("t", 100)).answered == set()
+    assert len(account.singles) == forms
+    before = len(account.lists)
+    assert account.sweep(sweep, ids("t", 100)).answered == set()
+    assert len(account.lists) == before
     clock[0] += MEMORY + 1
+    account.jobs = {"t": names(100)}
+    assert account.sweep(sweep, ids("t", 100)).missing == set()
+
+
+@each_dialect
+def test_a_form_that_has_shown_jobs_is_not_given_up_for_nothing(dialect: Dialect) -> None:
+    """Jobs that have ended are not on it; and if active ones are not, it is the list that has trouble."""
+    account = Account(dialect, {"t": names(20)})
+    sweep = Sweep()
     account.sweep(sweep, ids("t", 20))
-    assert account.queries[-1] in blind
+    account.jobs, account.fetched = {"t": []}, "Finished"
+    assert account.sweep(sweep, ids("t", 20)).missing == set(ids("t", 20))
+    account.fetched = "Processing"
+    with pytest.raises(TransientError, match="none of the jobs"):
+        account.sweep(sweep, ids("t", 20))
+    assert len(set(account.queries)) == 1
+
+
+@each_dialect
+def test_a_refusal_of_a_further_page_is_no_refusal_of_the_form(dialect: Dialect) -> None:
+    """Where the first page led may be no more."""
+    account = Account(dialect, {"t": names(40)}, size=20)
+    account.refuse = lambda query: dialect.error(400, "BadToken") if "skiptoken" in query else None
+    sweep = Sweep()
+    with pytest.raises(TransientError, match="broke off"):
+        account.sweep(sweep, ids("t", 40))
+    account.refuse = lambda query: None
+    assert account.sweep(sweep, ids("t", 40)).missing == set()
+    assert len({query.partition("skiptoken")[0] for query in account.queries}) <= 2
+
+
+@each_arm
+def test_a_transform_whose_list_is_refused_takes_nothing_from_the_others(dialect: Dialect) -> None:
+    """Each list has its forms."""
+    account = Account(dialect, {"a": names(MANY), "b": names(MANY)})
+    account.refuse_list = lambda path: dialect.error(400, "BadName") if path == "transforms/a/jobs" else None
+    sweep = Sweep()
+    for _ in range(2):
+        swept = account.sweep(sweep, ids("a", MANY) + ids("b", MANY))
+        assert swept.answered == set(ids("b", MANY))
 
 
 @each_dialect
 def test_jobs_that_have_all_ended_are_no_blindness(dialect: Dialect, clock: list[float]) -> None:
-    """A sweep that shows some of them in between begins the count anew."""
+    """One of them is fetched, to see that."""
     account = Account(dialect, {"t": names(20)})
+    account.fetched = "Finished"
     sweep = Sweep()
     for shown in (0, 0, 20, 0, 0, 20):
         account.jobs = {"t": names(shown)}
@@ -157,7 +212,7 @@ def test_jobs_that_have_all_ended_are_no_blindness(dialect: Dialect, clock: list
 def test_a_list_that_must_not_be_read_says_nothing_of_the_jobs(dialect: Dialect) -> None:
     """The right may be missing for lists only: single fetches go on."""
     service, _ = dialect.speak(dialect.error(403, "Forbidden"))
-    assert Sweep().read(service, ids("t", 20), lambda *_: False) is None
+    assert Sweep().read(service, ids("t", 20), lambda *_: False).answered == set()
 
 
 @each_dialect
@@ -182,19 +237,24 @@ def test_trouble_with_a_list_is_told(dialect: Dialect, act: Any, kind: type[Exce
 
 def test_lists_that_fail_alone_are_left_for_a_while(clock: list[float]) -> None:
     """Five times in a row, while single fetches are answered; one that takes long counts for more."""
+    service, _ = MKIO.speak(answer(503))
     sweep = Sweep()
-    for _ in range(4):
-        sweep.failed(is_alone=True)
+
+    def fail(times: int, *, is_alone: bool = True, seconds: float = 0.0) -> None:
+        for _ in range(times):
+            with pytest.raises(TransientError):
+                sweep.read(service, ids("t", MANY), lambda *_: False)
+            sweep.failed(is_alone=is_alone, seconds=seconds)
+
+    fail(4)
+    fail(1, is_alone=False)
+    fail(4)
     assert sweep.pays(MANY)
-    sweep.failed(is_alone=False)
-    for _ in range(4):
-        sweep.failed(is_alone=True)
-    assert sweep.pays(MANY)
-    sweep.failed(is_alone=True)
+    fail(1)
     assert not sweep.pays(100_000)
     clock[0] += MEMORY
     assert sweep.pays(MANY)
-    sweep.failed(is_alone=True, seconds=40)
+    fail(1, seconds=40)
     assert not sweep.pays(MANY)
 
 

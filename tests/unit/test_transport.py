@@ -265,7 +265,7 @@ def test_every_request_has_an_id_of_its_own() -> None:
         ({"error": {"code": "Busy", "message": {"lang": "en-US", "value": "a\n b"}}}, "Busy", "a b"),
         ({"odata.error": {"code": "", "message": {"value": "light"}}}, None, "light"),
         ({"error": {"code": "X", "message": "plain"}}, "X", "plain"),
-        ({"error": "text"}, "Bad", "400 Bad: text"),
+        ({"error": "text"}, None, "400 Bad: text"),
         ({"error": {"code": "C", "detail": "text", "extraDetail": {}}, "status": 400}, "C", "400 Bad: text"),
         (b"<html>no</html>", None, "400 Bad"),
         (b"", None, "400 Bad"),

@@ -209,6 +209,36 @@ def test_an_address_of_mkio_names_project_and_job(dialect: Dialect, address: Dia
     assert wire.sent == []
 
 
+@pytest.mark.parametrize("dialect", [MKIO, LEGACY], ids=["mkio", "legacy"])
+@pytest.mark.parametrize(
+    "start",
+    [
+        "projects/{}/media/",
+        "/projects/{}/media/",
+        "/api/v1/projects/{}/",
+        "api/ams/{}/",
+        "https://api.mk.io/api/ams/{}/",
+        "/PROJECTS/{}/MEDIA/",
+    ],
+)
+@pytest.mark.parametrize("transform", ["t", "projects", "transforms"])
+def test_a_project_is_what_stands_before_the_transform(dialect: Dialect, start: str, transform: str) -> None:
+    """With or without a slash before it, and whatever the transform is called."""
+    service, _ = dialect.speak(answer())
+    end = f"transforms/{transform}/jobs/j"
+    assert service.job_id(start.format("contoso") + end) == f"{transform}/j"
+    with pytest.raises(MalformedIdError, match=r"project 'fabrikam'.*'contoso'"):
+        service.job_id(start.format("fabrikam") + end)
+
+
+@pytest.mark.parametrize("dialect", [MKIO, LEGACY], ids=["mkio", "legacy"])
+def test_a_resource_id_names_no_project(dialect: Dialect) -> None:
+    """Not even if a group is called so."""
+    service, _ = dialect.speak(answer())
+    assert service.job_id(ID.replace("media-group", "projects")) == JOB
+    assert service.job_id("transforms/projects/jobs/j") == "projects/j"
+
+
 @each_dialect
 def test_the_calls_of_one_job(dialect: Dialect) -> None:
     """Paths as documented, each name percent-encoded for itself."""

@@ -155,6 +155,15 @@ def test_a_list_that_leads_back_to_itself_ends(dialect: Dialect, back: int) -> N
 
 
 @each_dialect
+@pytest.mark.parametrize("link", ["https://management.azure.com/jobs", "jobs?", "?#x", "%2Fjobs", ["x"]])
+def test_a_link_that_leads_nowhere_is_not_the_end(dialect: Dialect, link: Any) -> None:
+    """The list would be cut, and nobody would know."""
+    service, _ = dialect.speak(*transforms(dialect, "encode-720p"), page(job("a"), link=link))
+    with pytest.raises(TransientError, match="goes on"):
+        list(service.iter_jobs())
+
+
+@each_dialect
 @pytest.mark.parametrize("link", [None, "", [], {}, 0])
 def test_a_list_without_a_link_is_at_its_end(dialect: Dialect, link: Any) -> None:
     """Null, or another type of nothing."""

@@ -11,6 +11,7 @@ from airflow_ams.api.errors import (
     UncertainError,
 )
 from airflow_ams.api.model import JobState
+from airflow_ams.api.retries import Retries
 from airflow_ams.api.wire import NoAnswerError
 from tests.unit.v3_stub import (
     GATEWAY,
@@ -177,6 +178,41 @@ def test_a_name_that_is_taken_is_told(dialect: Dialect) -> None:
         service.submit_job(SPEC)
     assert (caught.value.status, caught.value.code) == (409, "Conflict")
     assert wire.requests[-1][0] == "PUT"
+
+
+def repeating(dialect: Dialect, *acts: Any) -> tuple[Any, Wire]:
+    """Open a service as `creating` does, that tries a request again while the service has trouble."""
+    wire = Wire(*([answer(document={})] if dialect.is_arm else []), *acts)
+    return dialect.open(wire, Retries(tries=3, first_wait=0, max_wait=0)), wire
+
+
+@each_dialect
+@pytest.mark.parametrize("busy", [408, 429, 503])
+def test_a_conflict_with_an_earlier_try_is_looked_at(dialect: Dialect, busy: int) -> None:
+    """A gateway may answer 503 to what the service has done: the job that is there is the one asked for."""
+    acts = answer(busy), dialect.error(409, "Conflict", "There it is."), answer(document=job())
+    service, wire = repeating(dialect, *acts)
+    assert service.submit_job(SPEC).id == JOB
+    assert [method for method, _ in wire.requests[-3:]] == ["PUT", "PUT", "GET"]
+
+
+@each_dialect
+def test_a_conflict_with_an_older_job_after_trouble_is_uncertain(dialect: Dialect) -> None:
+    """One that has ended already was there before, most likely; nobody is told that it is the new one."""
+    acts = answer(503), dialect.error(409, "Conflict"), answer(document=job("clip-7", "Finished"))
+    service, _ = repeating(dialect, *acts)
+    with pytest.raises(UncertainError):
+        service.submit_job(SPEC)
+
+
+@each_dialect
+def test_a_conflict_after_a_try_that_reached_nobody_is_a_name_that_is_taken(dialect: Dialect) -> None:
+    """That try has made nothing, so the job is another's."""
+    acts = NoAnswerError("refused", sent=False), dialect.error(409, "Conflict")
+    service, wire = repeating(dialect, *acts)
+    with pytest.raises(RefusedError, match="another name"):
+        service.submit_job(SPEC)
+    assert [method for method, _ in wire.requests[-2:]] == ["PUT", "PUT"]
 
 
 @each_dialect

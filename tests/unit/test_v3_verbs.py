@@ -15,9 +15,6 @@ from airflow_ams.api.errors import (
     TransientError,
 )
 from airflow_ams.api.model import Job, JobState
-from airflow_ams.api.retries import Retries
-from airflow_ams.api.tokens import StaticToken
-from airflow_ams.api.transport import Transport
 from tests.unit.v3_stub import (
     ARM,
     GATEWAY,
@@ -30,7 +27,6 @@ from tests.unit.v3_stub import (
     SPEC,
     TOKEN,
     Dialect,
-    Wire,
     answer,
     each_arm,
     each_dialect,
@@ -117,12 +113,26 @@ def test_a_check_finds_the_wrong_account(dialect: Dialect) -> None:
         service.check()
 
 
-def test_mkio_names_the_project_of_a_job_that_is_not_there() -> None:
-    """It answers the same for a project that is not there; its reference is kept for a support case."""
-    service, _ = MKIO.speak(MKIO.error(404))
-    with pytest.raises(JobNotFoundError, match="project 'contoso'") as caught:
+@each_mkio
+def test_mkio_names_the_project_of_a_job_that_is_not_there(dialect: Dialect) -> None:
+    """It answers the same for a project that is not there, but for its text; the reference is for support."""
+    service, _ = dialect.speak(dialect.error(404, text="The project 'contoso' was not found."))
+    with pytest.raises(JobNotFoundError, match=r"job encode-720p/clip-7 in project 'contoso'") as caught:
         service.get_job(JOB)
+    assert "it says 'The project 'contoso' was not found.'" in str(caught.value)
+    assert "extra.project" in str(caught.value)
+    assert "transform" in str(caught.value)
     assert caught.value.request_id == "ref-1"
+
+
+@pytest.mark.parametrize("dialect", [ARM, RMS, MKIO], ids=["arm", "rms", "mkio"])
+def test_a_bare_text_is_a_gateways(dialect: Dialect) -> None:
+    """Only the older MK.IO says so what is not there; many frameworks say so that they have no such path."""
+    service, _ = dialect.speak(answer(404, {"status": 404, "error": "Not Found"}, reason="Not Found"))
+    for call in (lambda: service.get_job(JOB), lambda: service.sweep_page("", "", None, lambda *_: True)):
+        with pytest.raises(RefusedError) as caught:
+            call()
+        assert (caught.value.status, caught.value.code) == (404, None)
 
 
 @pytest.mark.parametrize("reason", ["Not Found", ""])
@@ -236,7 +246,7 @@ def test_the_assets_of_a_job(dialect: Dialect) -> None:
         service.get_output_files("a")
 
 
-# -- cancel, delete, priority
+# -- cancel, delete
 
 
 @each_dialect
@@ -314,47 +324,6 @@ def test_a_job_that_is_being_canceled_is_not_deleted(dialect: Dialect) -> None:
     with pytest.raises(RefusedError, match="'Canceling' state") as caught:
         service.delete_job(JOB)
     assert caught.value.status == 400
-
-
-@each_dialect
-@pytest.mark.parametrize(
-    ("given", "sent"),
-    [("Low", "Low"), ("Normal", "Normal"), ("High", "High"), (0, "Normal"), (7, "High"), (-1, "Low")],
-)
-def test_the_priority_is_patched(dialect: Dialect, given: Any, sent: str) -> None:
-    """A word of the service's, or a number as on v2; MK.IO wants input and outputs again."""
-    properties: dict[str, Any] = {
-        "input": {"assetName": "in"},
-        "outputs": [{"assetName": "out"}],
-        "created": "2020-01-01",
-    }
-    service, wire = dialect.speak(answer(document=job(**properties)))
-    service.set_priority(JOB, given)
-    kept = {} if dialect.is_arm else {key: properties[key] for key in ("input", "outputs")}
-    assert wire.requests[-1] == ("PATCH", dialect.url(PATH))
-    assert wire.body() == {"properties": {**kept, "priority": sent}}
-    assert wire.sent[-1]["headers"]["Content-Type"] == "application/json"
-
-
-@each_dialect
-@pytest.mark.parametrize("given", ["high", "", None, 1.5, [], {}])
-def test_a_priority_that_is_none_is_refused_before_any_request(dialect: Dialect, given: Any) -> None:
-    """The message has the three words."""
-    service, wire = dialect.speak(answer(document=job()))
-    with pytest.raises(RefusedError, match="Low, Normal and High"):
-        service.set_priority(JOB, given)
-    assert wire.sent == []
-
-
-@each_mkio
-def test_a_change_reads_the_job_as_often_as_it_is_tried(dialect: Dialect) -> None:
-    """And no oftener: trouble with the reading is not repeated for each try of the change."""
-    wire = Wire(answer(503))
-    quick = Retries(tries=3, first_wait=0, max_wait=0)
-    service = dialect.make(Transport(dialect.base, StaticToken(TOKEN), wire, retries=quick))
-    with pytest.raises(TransientError):
-        service.set_priority(JOB, 1)
-    assert wire.requests == [("GET", dialect.url(PATH))] * 3
 
 
 # -- check, secrets

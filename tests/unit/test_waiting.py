@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from airflow_ams.api.errors import RefusedError
 from airflow_ams.api.model import Job, JobState
 from airflow_ams.api.waiting import wait_on
 
@@ -27,3 +28,26 @@ def test_progress_is_logged_on_change_and_after_silence(monkeypatch: pytest.Monk
         line = wait.line(Job(ID, "Encode", JobState.PROCESSING, progress))
         assert (line is not None) is expected
         assert line is None or line.endswith(f", {progress:.0f} %")
+
+
+def test_ids_that_differ_in_case_are_one_job() -> None:
+    """No service tells them apart, so one of them would never be seen; the message shows the first."""
+    wait = wait_on(["t/j", "t/other", "T/J"])
+    with pytest.raises(RefusedError, match="t/j more than once"):
+        wait.normalize(lambda text: text)
+    wait = wait_on(["t/j", "t/J2"])
+    wait.normalize(lambda text: text)
+    assert wait.ids == ["t/j", "t/J2"]
+
+
+@pytest.mark.parametrize(
+    "said", ["", "The service has no job t/j in project 'p' (it says 'no such project')"]
+)
+def test_a_job_that_is_not_there_is_told_in_the_services_words(said: str) -> None:
+    """If it has any; they may say that it is something else that is missing."""
+    told = said or "The service has no job t/j"
+    assert wait_on("t/j").miss("t/j", said) == f"{told} yet; asking again"
+    wait = wait_on("t/j", not_found_grace=0)
+    wait.miss("t/j", said)
+    assert wait.ending is not None
+    assert wait.ending.text.startswith(f"{told} (asked for 0 s)")

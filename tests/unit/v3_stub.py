@@ -11,8 +11,8 @@ import pytest
 
 from airflow_ams.api import MediaService
 from airflow_ams.api.arm import Account, ArmService
-from airflow_ams.api.mkio import LegacyMkioService, MkioService
-from airflow_ams.api.retries import NO_RETRIES
+from airflow_ams.api.mkio import LegacyMkioService, MkioService, read_legacy_error
+from airflow_ams.api.retries import NO_RETRIES, Retries
 from airflow_ams.api.tokens import StaticToken
 from airflow_ams.api.transport import Transport
 from airflow_ams.api.wire import Answer
@@ -100,6 +100,7 @@ class Dialect:
     :param root: where its transforms are
     :param query: what each request has after the question mark
     :param is_arm: whether lists are of one transform each
+    :param read_error: how it writes errors, if not as the others do
     """
 
     api: str
@@ -107,16 +108,24 @@ class Dialect:
     query: str
     is_arm: bool
     make: Callable[[Transport], MediaService]
+    read_error: Callable[[Answer], tuple[str, str, str]] | None = None
 
     @property
     def base(self) -> str:
         """Where the API is."""
         return "/".join(self.root.split("/")[:3]) + "/"
 
-    def open(self, wire: Wire) -> MediaService:
+    def open(self, wire: Wire, retries: Retries = NO_RETRIES) -> MediaService:
         """Open a service on a wire."""
         return self.make(
-            Transport(self.base, StaticToken(TOKEN), wire, redirect_hosts=None, retries=NO_RETRIES)
+            Transport(
+                self.base,
+                StaticToken(TOKEN),
+                wire,
+                redirect_hosts=None,
+                read_error=self.read_error,
+                retries=retries,
+            )
         )
 
     def speak(
@@ -156,7 +165,12 @@ MKIO = Dialect(
     "mkio", "https://app.mk.io/api/v1/projects/contoso/media/", "", False, lambda t: MkioService(t, "contoso")
 )
 LEGACY = Dialect(
-    "mkio", "https://api.mk.io/api/ams/contoso/", "", False, lambda t: LegacyMkioService(t, "contoso")
+    "mkio",
+    "https://api.mk.io/api/ams/contoso/",
+    "",
+    False,
+    lambda t: LegacyMkioService(t, "contoso"),
+    read_legacy_error,
 )
 
 each_dialect = pytest.mark.parametrize(
