@@ -8,12 +8,14 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from http import HTTPStatus
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from airflow_ams.api.errors import (
     FILTER_REFUSALS,
     JobNotFoundError,
     RefusedError,
+    ServiceError,
     SignInError,
     TransientError,
 )
@@ -34,6 +36,7 @@ MEMORY = 600.0
 """Seconds for which it is remembered that a list is crowded, fails, must not be read, or shows nothing."""
 
 _MAX_FAILURES = 5
+_PROBES = 3
 _SECONDS_A_FAILURE = 10.0
 
 
@@ -59,7 +62,8 @@ class JobList:
 
     It is read by the best form that the service takes; a form that was refused is not tried again. One that
     shows none of many jobs, although some of them are active, is not tried for `MEMORY` seconds: a service
-    may let a filter pass that it does not understand. The first form that has shown a job is kept to.
+    may let a filter pass that it does not understand. A form that has shown jobs is kept to as long as it
+    does.
 
     :param name: what `airflow_ams.api.MediaService.sweep_scopes` calls it
     """
@@ -108,12 +112,11 @@ class JobList:
                 _raise_unless_forbidden(exc)
                 self._off_until = time.monotonic() + MEMORY
                 return None
-            self.failures = 0.0
             if not _is_blind(service, listed, first):
+                self.failures = 0.0
                 self._proven = form if listed.answered - listed.missing else self._proven
                 return listed
-            if form == self._proven:
-                raise TransientError("The service's list shows none of the jobs that are active")
+            self._proven = None
             self._useless_until[form] = time.monotonic() + MEMORY
         return None
 
@@ -164,6 +167,7 @@ class JobList:
             pages, cursor = pages + 1, page.cursor
             if cursor is None:
                 queries.pop(0)
+                read.clear()
             elif cursor in read:
                 raise TransientError("The service's list leads back to a page that was read before")
             else:
@@ -198,10 +202,17 @@ def _is_blind(service: MediaService, listed: Listed, retries: Retries | None) ->
     """Whether a list shows none of many jobs, although one of them is active."""
     if len(listed.answered) <= JOBS_PER_PAGE or listed.missing != listed.answered:
         return False
-    try:
-        return not service.poll_job(next(iter(listed.missing)), None, retries=retries).state.is_final
-    except JobNotFoundError:
-        return False
+    for job_id in islice(listed.missing, _PROBES):
+        try:
+            return not service.poll_job(job_id, None, retries=retries).state.is_final
+        except JobNotFoundError:  # noqa: PERF203  # three turns at most
+            continue
+        except ServiceError as exc:
+            if getattr(exc, "retry_after", None):
+                raise
+            # What is wrong with a job is told by its own fetch.
+            continue
+    return False
 
 
 def _known_as(job: Job, known: Mapping[str, str]) -> Job:

@@ -82,10 +82,11 @@ class Sweep:
         :param first: for the first page of each list
         :param later: for the further ones, when the service has just answered; None: the same
         :returns: what was found
-        :raises TransientError: no list could be read this time, or the service wants to be left alone
+        :raises TransientError: the first list could not be read this time
         :raises RefusedError: it is about who asks, or about the connection
         """
         swept = Swept(time.monotonic(), service.lists_progress)
+        self._failed = None
         scopes = service.sweep_scopes(wanted)
         lists = [self._lists.setdefault(scope, JobList(scope)) for scope in scopes]
         # A list that fails comes last, when it is known that the others do not.
@@ -93,14 +94,17 @@ class Sweep:
             ids = scopes[job_list.name]
             if (due is not None and due.isdisjoint(ids)) or not job_list.pays(len(ids)):
                 continue
+            began = time.monotonic()
             try:
                 listed = job_list.read(service, ids, is_news, first=first, later=later or first)
             except TransientError as exc:
-                self._failed = job_list
-                if exc.retry_after or not swept.answered:
+                if not swept.answered:
+                    self._failed = job_list
                     raise
-                job_list.failed()
+                job_list.failed(time.monotonic() - began)
                 swept.trouble = exc
+                if exc.retry_after:
+                    break
             else:
                 swept.add(listed or Listed())
         return swept

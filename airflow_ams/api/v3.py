@@ -32,7 +32,7 @@ from airflow_ams.api.retries import Retries
 from airflow_ams.api.transport import Transport
 from airflow_ams.api.v3_document import job_of, progress_of, state_of
 from airflow_ams.api.v3_lists import Row, literal_time, read_list
-from airflow_ams.api.v3_spec import read_spec
+from airflow_ams.api.v3_spec import read_spec, writes_as_asked
 from airflow_ams.api.wire import Answer
 
 _JOB = re.compile(r"([^/]+)/([^/]+)")
@@ -232,8 +232,9 @@ class V3Service(ABC):
             )
         except UncertainError:
             with suppress(ServiceError):
-                # One that has ended already was there before.
-                if not (found := self.get_job(job_id)).state.is_final:
+                # One that has ended already, or writes to other assets, was there before.
+                found = self.get_job(job_id)
+                if not found.state.is_final and writes_as_asked(found, document):
                     return found
             raise
         except RefusedError as exc:

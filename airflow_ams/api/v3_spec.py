@@ -88,6 +88,15 @@ def _input(text: str) -> dict[str, Any]:
     return {"@odata.type": "#Microsoft.Media.JobInputAsset", "assetName": text}
 
 
+def writes_as_asked(job: Job, properties: Mapping[str, Any]) -> bool:
+    """Whether a job writes to the assets that it would if it were created with these properties.
+
+    :param job: as it was read; one that does not say where it writes to is taken to
+    """
+    asked = [str(output.get("assetName") or "") for output in properties["outputs"]]
+    return not job.outputs or sorted(asked) == sorted(output.asset_id for output in job.outputs)
+
+
 def as_created(job: Job) -> dict[str, Any]:
     """Return input and outputs of a job as a create would have them: without what the service adds.
 

@@ -38,7 +38,7 @@ class AmsHook(BaseHook):
         super().__init__()
         self.ams_conn_id = ams_conn_id
         self._service: MediaService | None = None
-        self._uri = ""
+        self._read_from = 0
 
     def get_conn(self) -> MediaService:
         """Return the service that the connection names, opened at the first call; nothing is sent yet.
@@ -58,7 +58,7 @@ class AmsHook(BaseHook):
         :raises airflow_ams.api.errors.RefusedError: it names no service any more
         """
         connection = self.get_connection(self.ams_conn_id)
-        if self._service is not None and connection.get_uri() == self._uri:
+        if self._service is not None and hash(connection.get_uri()) == self._read_from:
             return False
         self.close()
         self._open(connection)
@@ -69,7 +69,8 @@ class AmsHook(BaseHook):
         from airflow_ams.hooks.connection import open_service
 
         self._service = open_service(connection, self.ams_conn_id)
-        self._uri = connection.get_uri()
+        # Not the URI itself: it holds the password.
+        self._read_from = hash(connection.get_uri())
         return self._service
 
     def get_job(self, job_id: str, *, retries: Retries | None = None) -> Job:

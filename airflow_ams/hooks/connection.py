@@ -35,7 +35,7 @@ _FIELDS_OF = {
 _PATHS = {
     "arm": re.compile(r"/subscriptions/", re.IGNORECASE),
     "rms": re.compile(r"/subscriptions/", re.IGNORECASE),
-    "mkio": re.compile(r"/api/(v1|ams)/", re.IGNORECASE),
+    "mkio": re.compile(r"/api/(v1/(projects/|$)|ams/)", re.IGNORECASE),
 }
 """Where the paths of an API begin, below the base that a connection gives."""
 
@@ -227,14 +227,13 @@ def _check_root(base: str, api: str) -> None:
 
 
 def _check_generation(base: str, is_legacy: bool) -> None:
-    """Raise RefusedError if an address of MK.IO's is not of the generation that is to be spoken."""
-    from airflow_ams.api.mkio import DEFAULT_BASE, LEGACY_BASE
+    """Raise RefusedError if MK.IO's own address has no paths of the generation that is to be spoken."""
+    from airflow_ams.api.mkio import DEFAULT_BASE
 
-    other, said = (DEFAULT_BASE, "true") if is_legacy else (LEGACY_BASE, "false")
-    if urlsplit(base).hostname == urlsplit(other).hostname:
+    if is_legacy and urlsplit(base).hostname == urlsplit(DEFAULT_BASE).hostname:
         raise RefusedError(
-            f"host is {other}, but extra.legacy is {said}: leave host empty, or set extra.legacy to "
-            f"{'false' if is_legacy else 'true'}"
+            f"host is {DEFAULT_BASE}, but extra.legacy is true: leave host empty, or set extra.legacy to "
+            "false"
         )
 
 

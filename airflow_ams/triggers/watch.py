@@ -81,6 +81,7 @@ class JobWatch:
         self._sweep = Sweep()
         self._listing: asyncio.Task[Set[str]] | None = None
         self._listed_since = 0.0
+        self._tries_one_first = False
         self._counted_requests = 0
 
     def join(self, waiter: Waiter, *, at_once: bool, by: float = math.inf) -> None:
@@ -193,6 +194,9 @@ class JobWatch:
         due = self._waiters.schedule.due(now) if self._listing is None else []
         is_many = self._listing is not None or len(due) > JOBS_PER_PAGE
         if is_many and self._listing is None and self._sweep.pays(len(due)):
+            if self._tries_one_first:
+                # The list has asked us to stay away: is it the service that does, or the list alone?
+                await self._fetches.read(due[:1], with_percent=False)
             self._listed_since = now
             self._listing = asyncio.ensure_future(self._read_list(due))
             self._listing.add_done_callback(self._listed)
@@ -220,6 +224,7 @@ class JobWatch:
             return [job for job in due if job.id in left]
         if not isinstance(error, TransientError):
             raise error
+        self._tries_one_first = error.retry_after is not None
         self._trouble.tally.failed(error, self._listed_since)
         # One fetch at least, to find out whether it is the list alone that fails.
         await self._fetches.read(due[:1], with_percent=False)
@@ -261,13 +266,15 @@ class JobWatch:
                 is_news=waiters.is_news,
             )
         )
-        if swept.trouble is not None:
-            self._note(f"One of several lists could not be read. {swept.trouble}")
         if swept.answered or swept.seen:
             self._trouble.answered(time.monotonic())
         async for job in sliced(swept.news):
             await waiters.listed(job, swept.began)
         await waiters.swept(swept, wanted)
+        if swept.trouble is not None:
+            self._note(f"One of several lists could not be read. {swept.trouble}")
+            if swept.trouble.retry_after:
+                self._trouble.came(time.monotonic(), swept.trouble.retry_after)
         return wanted - swept.answered
 
     def _listed(self, listing: asyncio.Task[Set[str]]) -> None:

@@ -23,10 +23,10 @@ class Account:
     :param size: jobs on a page
     :param refuse: given the query, the answer that refuses it, or None
 
-    `fetched` is the state of each job that is fetched by itself.
+    `fetched` is the state of each job that is fetched by itself, or the answer.
     """
 
-    fetched = "Processing"
+    fetched: str | Answer = "Processing"
 
     def __init__(
         self,
@@ -80,6 +80,8 @@ class Account:
         assert method == "GET"
         path, _, query = url.partition("?")
         if not path.endswith("/jobs"):
+            if isinstance(self.fetched, Answer):
+                return self.fetched
             return answer(document=job(path.rpartition("/")[2], self.fetched))
         if refused := self.refuse_list(path.removeprefix(self.dialect.root)) or self.refuse(unquote(query)):
             return refused

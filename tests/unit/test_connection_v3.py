@@ -214,7 +214,6 @@ def test_rms_has_no_address_of_its_own(connection: Define) -> None:
         ),
         ({**fields_of("mkio", legacy=True), "host": "app.mk.io"}, "extra.legacy is true"),
         ({**fields_of("mkio", legacy=True), "host": "https://APP.mk.io:443/"}, "set extra.legacy to false"),
-        ({**MKIO, "host": "https://api.mk.io"}, "set extra.legacy to true"),
     ],
 )
 def test_a_bad_connection_fails_at_once_by_the_fields_name(

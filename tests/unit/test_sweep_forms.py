@@ -12,12 +12,17 @@ import pytest
 from airflow_ams.api.errors import RefusedError, SignInError, TransientError
 from airflow_ams.api.job_list import JOBS_PER_PAGE, MEMORY
 from airflow_ams.api.model import Job
+from airflow_ams.api.retries import NO_RETRIES
 from airflow_ams.api.sweep import Sweep
+from airflow_ams.api.tokens import StaticToken
+from airflow_ams.api.transport import Transport
+from airflow_ams.api.v2 import V2Service
 from airflow_ams.api.wire import Answer
 from tests.unit.swept_account import MANY, Account, ids, names
 from tests.unit.v3_stub import (
     MKIO,
     Dialect,
+    Wire,
     answer,
     each_arm,
     each_dialect,
@@ -157,16 +162,27 @@ def test_a_list_of_which_nothing_can_be_made_is_left_for_a_while(
 
 @each_dialect
 def test_a_form_that_has_shown_jobs_is_not_given_up_for_nothing(dialect: Dialect) -> None:
-    """Jobs that have ended are not on it; and if active ones are not, it is the list that has trouble."""
+    """Jobs that have ended are not on it; if active ones are not, the other forms have their turn."""
     account = Account(dialect, {"t": names(20)})
     sweep = Sweep()
     account.sweep(sweep, ids("t", 20))
     account.jobs, account.fetched = {"t": []}, "Finished"
     assert account.sweep(sweep, ids("t", 20)).missing == set(ids("t", 20))
-    account.fetched = "Processing"
-    with pytest.raises(TransientError, match="none of the jobs"):
-        account.sweep(sweep, ids("t", 20))
     assert len(set(account.queries)) == 1
+    account.fetched = "Processing"
+    assert account.sweep(sweep, ids("t", 20)).answered == set()
+    assert len(set(account.queries)) > 1
+
+
+@each_dialect
+@pytest.mark.parametrize("status", [400, 403, 404, 503])
+def test_a_job_that_cannot_be_read_says_nothing_of_the_list(dialect: Dialect, status: int) -> None:
+    """That all have ended is believed then; what is wrong with one is told by its own fetch."""
+    account = Account(dialect, {"t": []})
+    account.fetched = dialect.error(status, "Other")
+    assert account.sweep(Sweep(), ids("t", 20)).missing == set(ids("t", 20))
+    assert len(set(account.queries)) == 1
+    assert len(account.singles) <= 3
 
 
 @each_dialect
@@ -272,3 +288,25 @@ def test_news_keep_their_document() -> None:
     assert found.id == "t/job-0"
     assert found.outputs is not None
     assert found.raw["id"].endswith("/transforms/T/jobs/job-0")
+
+
+def test_pages_of_several_queries_are_told_apart() -> None:
+    """The v2 API numbers the pages of each state from the first."""
+    ids_of = {
+        state: [f"nb:jid:UUID:{state:08}-0000-4000-8000-{n:012}" for n in range(1500)] for state in (0, 2)
+    }
+
+    def turn(method: str, url: str) -> Answer:
+        query = unquote(url.partition("?")[2])
+        if "le 2" in query:
+            return answer(400)
+        state = int(query.partition("State eq ")[2][0])
+        skip = int(query.partition("$skip=")[2])
+        rows = [{"Id": job_id, "State": state} for job_id in ids_of.get(state, [])[skip : skip + 1000]]
+        return answer(document={"value": rows})
+
+    transport = Transport("https://media.test/api/", StaticToken("t"), Wire(by=turn), retries=NO_RETRIES)
+    wanted = [*ids_of[0], *ids_of[2]]
+    swept = Sweep().read(V2Service(transport), wanted, lambda *_: False)
+    assert swept.answered == set(wanted)
+    assert swept.missing == set()

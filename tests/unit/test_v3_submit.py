@@ -154,11 +154,14 @@ def test_a_lost_answer_to_a_create_is_looked_after(dialect: Dialect, lost: Any) 
 
 
 @each_dialect
-@pytest.mark.parametrize("then", ["an older job", "not there", "gateway", "trouble", "refused"])
+@pytest.mark.parametrize(
+    "then", ["an older job", "another job", "not there", "gateway", "trouble", "refused"]
+)
 def test_a_create_that_cannot_be_seen_is_uncertain(dialect: Dialect, then: str) -> None:
     """Whoever asked for it is told that it may have happened, whatever the look showed instead."""
     acts = {
         "an older job": answer(document=job("clip-7", "Finished")),
+        "another job": answer(document=job("clip-7", outputs=[{"assetName": "elsewhere"}])),
         "not there": dialect.error(404),
         "gateway": GATEWAY,
         "trouble": answer(503),
