@@ -196,6 +196,7 @@ class JobWatch:
         if is_many and self._listing is None and self._sweep.pays(len(due)):
             if self._tries_one_first:
                 # The list has asked us to stay away: is it the service that does, or the list alone?
+                self._tries_one_first = False
                 await self._fetches.read(due[:1], with_percent=False)
             self._listed_since = now
             self._listing = asyncio.ensure_future(self._read_list(due))

@@ -584,3 +584,26 @@ def test_single_fetches_slow_down_before_the_reads_run_out(
 
     asyncio.run(main())
     assert len(times) <= (times[-1] - times[0]) / 0.25 + 3
+
+
+@all_v3
+def test_one_fetch_is_tried_after_a_list_has_asked_to_be_left_alone(
+    account: V3Account, reply: type[Any]
+) -> None:
+    """It shows whether it is the list alone; a list that answers again needs none."""
+    refused: list[str] = []
+
+    def busy_once(seen: Any) -> Any:
+        if not account.is_list(seen) or refused:
+            return None
+        refused.append(seen.target)
+        return reply(503, {}, headers={"Retry-After": "1"})
+
+    account.trouble = busy_once
+
+    async def main() -> None:
+        async with running(triggers(account, account.add(12), poke_interval=0.5)):
+            await until(lambda: len(account.lists()) >= 6)
+
+    asyncio.run(main())
+    assert len(account.singles()) == 1
