@@ -351,7 +351,7 @@ def test_ctrl_c_is_no_failure(clips: Path, tmp_path: Path) -> None:
     """Ctrl-C in a terminal reaches ffmpeg as well; the encode has not failed, but starts again."""
     with Emulator(data=tmp_path, key="key") as ams:
         job = submit(Client(ams), ams.upload(clips / "long.mp4"), MULTIPLE)
-        wait_for(lambda: encoders(Client(ams)))
+        encoding(Client(ams), job)
         os.killpg(ams.pid, signal.SIGINT)
         wait_for(lambda: psutil.Process(ams.pid).status() == psutil.STATUS_ZOMBIE)
     with Emulator(data=tmp_path, key="key") as ams:

@@ -191,6 +191,9 @@ class Pulling:
     def __init__(self, value: Any) -> None:
         self._value = value
 
+    def __repr__(self) -> str:
+        return f"Pulling({self._value!r})"
+
     def xcom_pull(self, task_ids: str, key: str = "return_value", map_indexes: Any = None) -> Any:
         """Return the value."""
         assert (task_ids, key, map_indexes) == ("submit", "return_value", -1), "this never comes back"

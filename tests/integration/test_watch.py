@@ -44,7 +44,7 @@ def test_many_waits_cost_one_request_a_round(account: Account) -> None:
 
     async def main() -> list[Any]:
         ids = account.add(30)
-        async with running(triggers(account, ids, poke_interval=0.3)) as tasks:
+        async with running(triggers(account, ids, poke_interval=0.3, started_at=None)) as tasks:
             await until(lambda: len(account.lists()) >= 4)
             assert account.singles() == []
             account.put(ids[:3], FINISHED)
@@ -134,7 +134,7 @@ def test_a_job_that_moves_between_pages_has_not_finished(account: Account) -> No
     account.trouble = end_some
 
     async def main() -> list[Any]:
-        async with running(triggers(account, watched, poke_interval=0.3)) as tasks:
+        async with running(triggers(account, watched, poke_interval=0.3, started_at=None)) as tasks:
             await until(lambda: len(account.lists()) >= 2 and len(account.singles()) >= 20)
             assert not any(task.done() for task in tasks)
             account.trouble = lambda _: None

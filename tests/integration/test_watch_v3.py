@@ -52,7 +52,7 @@ def test_percent_comes_with_the_list(account: Account, caplog: pytest.LogCapture
 
     async def main() -> None:
         ids = account.add(12)
-        async with running(triggers(account, ids, poke_interval=0.2)):
+        async with running(triggers(account, ids, poke_interval=0.2, started_at=None)):
             for percent in (41, 57, 90):
                 account.progress = dict.fromkeys(ids, percent)
                 said = [f"Job {job_id} is Processing, {percent} %" for job_id in ids]
@@ -119,7 +119,9 @@ def test_only_transforms_with_many_jobs_are_listed(account: Account) -> None:
     async def main() -> float:
         ids = {name: account.add(count, transform=name) for name, count in SIZES.items()}
         began = time.monotonic()
-        async with running(triggers(account, [*chain(*ids.values())], poke_interval=0.4)) as tasks:
+        async with running(
+            triggers(account, [*chain(*ids.values())], poke_interval=0.4, started_at=None)
+        ) as tasks:
             await until(lambda: len(account.lists()) >= 12)
             seconds = time.monotonic() - began
             for job_id in [*ids["Small"], *ids["Single"]]:
@@ -146,7 +148,7 @@ def test_a_list_is_read_as_often_as_its_own_waits_ask(account: Account) -> None:
         slow, fast = account.add(30, transform="Slow"), account.add(12, transform="Fast")
         slow_waits = triggers(account, slow, poke_interval=5, started_at=None)
         began = time.monotonic()
-        async with running([*slow_waits, *triggers(account, fast, poke_interval=0.2)]):
+        async with running([*slow_waits, *triggers(account, fast, poke_interval=0.2, started_at=None)]):
             await until(lambda: lists_of(account)["Fast"] >= 15)
         return time.monotonic() - began
 
@@ -269,7 +271,7 @@ def test_ids_in_another_case_are_found_in_the_list(account: Account) -> None:
     async def main() -> list[Any]:
         ids = account.add(12)
         given = [job_id.upper() if n % 2 else job_id.lower() for n, job_id in enumerate(ids)]
-        async with running(triggers(account, given)) as tasks:
+        async with running(triggers(account, given, started_at=None)) as tasks:
             await until(lambda: len(account.lists()) >= 5)
             assert account.singles() == []
             account.put(ids, FINISHED)
@@ -337,7 +339,7 @@ def test_a_refused_form_is_not_tried_again(
 
     async def main() -> list[Any]:
         ids = account.add(12)
-        async with running(triggers(account, ids)) as tasks:
+        async with running(triggers(account, ids, started_at=None)) as tasks:
             read = account.lists if left else account.singles
             await until(lambda: len(read()) >= forms + 16)
             assert not left or account.singles() == []
@@ -384,7 +386,7 @@ def test_next_pages_are_read_from_the_service_itself(
 
     async def main() -> list[Any]:
         ids = account.add(35)
-        async with running(triggers(account, ids, poke_interval=0.2)) as tasks:
+        async with running(triggers(account, ids, poke_interval=0.2, started_at=None)) as tasks:
             await until(lambda: len(account.lists()) >= 12)
             assert account.singles() == []
             account.put(ids, FINISHED)
