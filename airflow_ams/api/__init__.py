@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 if TYPE_CHECKING:
     from airflow_ams.api.model import Job, JobOutput, JobState, OutputFile
     from airflow_ams.api.retries import Retries
+    from airflow_ams.api.submission import Attempt
 
 
 IsNews: TypeAlias = "Callable[[str, JobState, float | None], bool]"
@@ -84,6 +85,15 @@ class MediaService(Protocol):
 
     def submit_job(self, spec: Mapping[str, Any]) -> Job:
         """Create a job; raise `UncertainError` if the answer was lost."""
+
+    def check_spec(self, spec: Mapping[str, Any]) -> None:
+        """Raise `RefusedError` if no job can be made of a spec, as far as is known without asking."""
+
+    def submit_as(self, spec: Mapping[str, Any], mark: str, number: int) -> Job:
+        """Create a job whose name ends in mark and number; raise `UncertainError` if the answer was lost."""
+
+    def find_attempt(self, spec: Mapping[str, Any], mark: str, number: int) -> Attempt | None:
+        """Find the job of a mark that has the highest number; `number` is the next one's, as far as known."""
 
     def cancel_job(self, job_id: str, *, retries: Retries | None = None) -> None:
         """Ask for a job to be canceled; raise `RefusedError` if it is final already."""

@@ -53,6 +53,25 @@ def cancel(service: MediaService, job_id: str, *, retries: Retries | None = None
     return logging.INFO, f"Job {job_id} is being canceled, as was asked for"
 
 
+def cancel_unless_ended(service: MediaService, job_id: str) -> Job:
+    """Ask for a job to be canceled, unless it has ended.
+
+    :returns: the job as it was before, or as it has ended
+    :raises JobNotFoundError: there is no such job
+    """
+    job = service.get_job(job_id)
+    if job.state.is_final:
+        return job
+    try:
+        service.cancel_job(job.id)
+    except RefusedError:
+        ended = service.get_job(job.id)
+        if not ended.state.is_final:
+            raise
+        return ended
+    return job
+
+
 def may_run_on(job_id: str, reason: object) -> tuple[int, str]:
     """Return level and line to log about a job that could not be canceled."""
     return logging.WARNING, f"Job {job_id} may run on, since it could not be canceled: {reason}"

@@ -16,12 +16,12 @@ def read_ids(given: Any) -> str | list[str]:
     :returns: the id, or the list of ids
     :raises ValueError: it is neither, or an id comes twice; the text says which
     """
-    given = _parsed(given)
+    given = parsed(given)
     if isinstance(given, str):
         return given.strip()
     if isinstance(given, (Mapping, bytes)) or not hasattr(given, "__iter__"):
         raise ValueError(f"job_id is {str(given)[:200]!r}; give a job id or a list of job ids")
-    ids = [_parsed(item) for item in given]
+    ids = [parsed(item) for item in given]
     for job_id in ids:
         if not isinstance(job_id, str) or not job_id.strip():
             raise ValueError(f"job_id holds {str(job_id)[:200]!r}; each item must be a job id, a string")
@@ -30,13 +30,18 @@ def read_ids(given: Any) -> str | list[str]:
     return ids
 
 
-def _parsed(text: Any) -> Any:
-    """Read a text that is JSON, or a list as Python prints it; anything else is what it is."""
-    if not isinstance(text, str) or not text.lstrip().startswith(("[", '"')):
+def parsed(text: Any, field: str = "job_id", openings: tuple[str, ...] = ("[", '"')) -> Any:
+    """Read a text that is JSON, or a value as Python prints it; anything else is what it is.
+
+    :param field: where it was given, for messages
+    :param openings: what such a text begins with
+    :raises ValueError: it begins so, but is neither
+    """
+    if not isinstance(text, str) or not text.lstrip().startswith(openings):
         return text
     for parse in (json.loads, ast.literal_eval):
         try:
             return parse(text)
         except (RecursionError, SyntaxError, ValueError):  # noqa: PERF203  # two turns
             continue
-    raise ValueError(f"job_id looks like a list, but is none that can be read: {text[:200]!r}")
+    raise ValueError(f"{field} looks like a list or a dict, but is none that can be read: {text[:200]!r}")

@@ -262,6 +262,11 @@ def without_signatures(text: str) -> str:
     return _SIGNATURE.sub(r"\1\2***", text)
 
 
+def signatures_in(text: str) -> set[str]:
+    """Return the signatures of storage URLs that a text holds."""
+    return {found[0].removeprefix(f"{found[1]}{found[2]}") for found in _SIGNATURE.finditer(text)}
+
+
 def without_query(uri: str | None) -> str | None:
     """Cut a URL down to where it points, leaving out user info, query and fragment."""
     if not uri:

@@ -2,46 +2,46 @@
 
 from __future__ import annotations
 
-import json
-import math
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from http import HTTPStatus
 from typing import Any
-from urllib.parse import quote, unquote
-from xml.etree import ElementTree
+from urllib.parse import quote
 
 from airflow_ams.api import IsNews, SweepPage
 from airflow_ams.api.errors import (
+    FILTER_REFUSALS,
     JobNotFoundError,
-    MalformedIdError,
     RefusedError,
+    SignInError,
     TransientError,
     explain_refused_cancel,
 )
-from airflow_ams.api.model import (
-    Job,
-    JobError,
-    JobOutput,
-    JobState,
-    JobTask,
-    OutputFile,
-    mean_progress,
-    without_query,
-)
+from airflow_ams.api.model import Job, JobOutput, JobState, OutputFile, mean_progress
 from airflow_ams.api.retries import Retries
-from airflow_ams.api.times import time_or_none, utc
+from airflow_ams.api.submission import Attempt, marked, number_in
+from airflow_ams.api.times import utc
 from airflow_ams.api.transport import Transport
+from airflow_ams.api.v2_document import (
+    STATES,
+    job_of,
+    number_of,
+    output_of,
+    read_created,
+    read_page,
+    state_of,
+    task_of,
+)
+from airflow_ams.api.v2_ids import is_id, known_case, known_id
+from airflow_ams.api.v2_spec import MAX_NAME, is_document, name_key, read_spec
 from airflow_ams.api.wire import Answer
 
 DEFAULT_BASE = "https://media.windows.net/api/"
 DEFAULT_API_VERSION = "2.19"
 PAGE = 1000
 """Rows that the service answers with at most, whatever ``$top`` says ("Quotas and limitations")."""
-
-EXAMPLE_ID = "nb:jid:UUID:f3c43f94-327f-2347-90bb-3bf79f8559f1"
 
 ADVICE = {
     400: ". The request or its x-ms-version is not one that it takes (extra.api_version)",
@@ -52,20 +52,6 @@ ADVICE = {
     403: ". The account is disabled or over its quota, or this identity may not do that",
 }
 """What to do about a status."""
-
-_STATES = (
-    JobState.QUEUED,
-    JobState.SCHEDULED,
-    JobState.PROCESSING,
-    JobState.FINISHED,
-    JobState.ERROR,
-    JobState.CANCELED,
-    JobState.CANCELING,
-)
-"""In the order of the numbers on the wire ("Job", State); a task's numbers mean the same."""
-
-_GUID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
-_ID = re.compile(rf"nb:(jid|cid|mpid):uuid:({_GUID})", re.IGNORECASE)
 
 
 def _sweep_form(is_split: bool, is_ordered: bool, is_reduced: bool) -> tuple[str, ...]:
@@ -126,7 +112,7 @@ class V2Service:
 
         :raises MalformedIdError: it is no v2 job id; nothing that is could change a filter or a path
         """
-        return _known_id(text, "jid", "job_id", EXAMPLE_ID)
+        return known_id(text, "jid", "job_id")
 
     def get_job(self, job_id: str, *, retries: Retries | None = None) -> Job:
         """Read one job by the founding call, one request."""
@@ -134,10 +120,10 @@ class V2Service:
         rows = self._read(f"Jobs()?$filter=Id%20eq%20{_literal(job_id)}&$top=1", retries=retries)
         if not rows:
             raise JobNotFoundError(f"The service has no job {job_id}")
-        if _known_case(rows[0]["Id"]) != job_id:
+        if known_case(rows[0]["Id"]) != job_id:
             # As from a gateway that drops the query; another job's end must not be taken for this one's.
             raise TransientError(f"The service answered with another job than {job_id}")
-        return _job(rows[0])
+        return job_of(rows[0])
 
     def poll_job(self, job_id: str, last: Job | None, *, retries: Retries | None = None) -> Job:
         """Read where a job stands."""
@@ -146,7 +132,7 @@ class V2Service:
     def with_tasks(self, job: Job, *, retries: Retries | None = None) -> Job:
         """Read the job's tasks, which hold its percent and its errors; one request."""
         rows = self._read(f"Jobs({_literal(job.id)})/Tasks", retries=retries)
-        tasks = tuple(_task(row, n) for n, row in enumerate(rows, 1))
+        tasks = tuple(task_of(row, n) for n, row in enumerate(rows, 1))
         return replace(
             job,
             tasks=tasks,
@@ -159,7 +145,7 @@ class V2Service:
     def with_outputs(self, job: Job, *, retries: Retries | None = None) -> Job:
         """Read the job's output assets; one request."""
         rows = self._read(f"Jobs({_literal(job.id)})/OutputMediaAssets", retries=retries)
-        return replace(job, outputs=tuple(_output(row) for row in rows))
+        return replace(job, outputs=tuple(output_of(row) for row in rows))
 
     def iter_jobs(
         self,
@@ -179,7 +165,7 @@ class V2Service:
         if states is not None:
             if JobState.UNKNOWN in states:
                 raise ValueError("The service has no number for JobState.UNKNOWN, so it cannot be asked for")
-            numbers = sorted(_STATES.index(state) for state in states)
+            numbers = sorted(STATES.index(state) for state in states)
             clauses.append("(" + " or ".join(f"State eq {number}" for number in numbers) + ")")
         if since is not None:
             clauses.append(f"Created ge {_datetime_literal(since)}")
@@ -190,7 +176,7 @@ class V2Service:
         query = f"$filter={quote(' and '.join(clauses), safe='')}&" if clauses else ""
         seen: set[str] = set()
         for rows in self._pages(f"{query}$orderby=Created"):
-            for job in map(_job, rows):
+            for job in map(job_of, rows):
                 if job.id not in seen:
                     seen.add(job.id)
                     yield job
@@ -211,60 +197,55 @@ class V2Service:
         ids: set[str] = set()
         news = []
         for row in rows:
-            job_id, state = _known_case(row["Id"]), _state(row.get("State"))
+            job_id, state = known_case(row["Id"]), state_of(row.get("State"))
             if state.is_final:
                 # Its errors and outputs are not here; nor should it be.
                 continue
             ids.add(job_id)
             if is_news(job_id, state, None):
-                news.append(_job(row))
+                news.append(job_of(row))
         return SweepPage(ids, news, None if skip is None else str(skip))
 
     def submit_job(self, spec: Mapping[str, Any]) -> Job:
         """Create a job with one POST.
 
-        :param spec: either the service's own document (with ``Tasks``), sent as it is, or::
-
-                {
-                    "name": "Encode clip",
-                    "priority": 0,
-                    "input_asset_ids": ["nb:cid:UUID:…"],
-                    "tasks": [
-                        {
-                            "processor": "Media Encoder Standard",  # or its id
-                            "configuration": "H264 Single Bitrate 720p",  # or a preset as a dict
-                            "outputs": ["clip 720p"],  # names of the assets to make
-                            "inputs": [0],  # optional: input assets by index, earlier outputs by name
-                        }
-                    ],
-                }
-
+        :param spec: `airflow_ams.api.v2_spec` says what it holds
         :returns: the job as the service echoes it
         :raises RefusedError: the spec lacks something, no such processor, or the service refuses it
         :raises UncertainError: the answer was lost
         """
-        if isinstance(spec, Mapping) and ("Tasks" in spec or "TemplateId" in spec):
-            return self._create_job(dict(spec), [])
-        _check_keys("A job spec", spec, ("name", "priority", "input_asset_ids", "tasks"))
-        inputs = [_known_id(text, "cid", "input_asset_ids") for text in spec.get("input_asset_ids") or ()]
-        tasks = list(spec.get("tasks") or ())
-        if not inputs or not tasks:
-            raise RefusedError("A job needs at least one of input_asset_ids and one of tasks")
-        bodies = _task_bodies(tasks, len(inputs))
-        document = {
-            "Name": str(spec.get("name") or ""),
-            "Priority": _priority(spec.get("priority")),
-            "Tasks": [
-                {
-                    "Name": str(task.get("name") or task["processor"]),
-                    "Configuration": _text(task["configuration"]),
-                    "MediaProcessorId": self._processor_id(str(task["processor"])),
-                    "TaskBody": body,
-                }
-                for task, body in zip(tasks, bodies, strict=True)
-            ],
-        }
+        document, inputs = read_spec(spec)
+        if not is_document(spec):
+            for task in document["Tasks"]:
+                task["MediaProcessorId"] = self._processor_id(task["MediaProcessorId"])
         return self._create_job(document, inputs)
+
+    def check_spec(self, spec: Mapping[str, Any]) -> None:
+        """Raise RefusedError if no job can be made of a spec, as far as is known without asking."""
+        read_spec(spec)
+
+    def submit_as(self, spec: Mapping[str, Any], mark: str, number: int) -> Job:
+        """Create a job with a mark and a number at the end of its name."""
+        key = name_key(spec)
+        return self.submit_job({**spec, key: marked(str(spec.get(key) or ""), mark, number, MAX_NAME)})
+
+    def find_attempt(self, spec: Mapping[str, Any], mark: str, number: int) -> Attempt | None:
+        """Find the last job of a mark, with one request if the service takes ``startswith``."""
+        begin = marked(str(spec.get(name_key(spec)) or ""), mark, "", MAX_NAME)
+        try:
+            rows = self._all_rows(f"$filter=startswith(Name,{_literal(begin)})&$orderby=Created")
+        except RefusedError as exc:
+            if isinstance(exc, SignInError) or exc.status not in FILTER_REFUSALS:
+                raise
+            names = (f"$filter=Name%20eq%20{_literal(f'{begin}{n}')}" for n in range(number, 0, -1))
+            rows = next(filter(None, map(self._all_rows, names)), [])
+        found = [Attempt(n, job) for job in map(job_of, rows) if (n := number_in(job.name, mark)) is not None]
+        # Should a create have happened twice, both tries wait for the same one: the first.
+        last = max((one.number for one in found), default=0)
+        return next((one for one in found if one.number == last), None)
+
+    def _all_rows(self, query: str) -> list[dict[str, Any]]:
+        return [row for rows in self._pages(query) for row in rows]
 
     def cancel_job(self, job_id: str, *, retries: Retries | None = None) -> None:
         """Ask for a job to be canceled; asking again while it is Canceling, or Canceled, is no error.
@@ -302,7 +283,7 @@ class V2Service:
         """List the assets that a job writes; they exist from its creation."""
         job_id = self.job_id(job_id)
         try:
-            return tuple(_output(row) for row in self._read(f"Jobs({_literal(job_id)})/OutputMediaAssets"))
+            return tuple(output_of(row) for row in self._read(f"Jobs({_literal(job_id)})/OutputMediaAssets"))
         except RefusedError as exc:
             if exc.status == HTTPStatus.NOT_FOUND:
                 raise JobNotFoundError(f"The service has no job {job_id}") from exc
@@ -310,11 +291,13 @@ class V2Service:
 
     def get_output_files(self, asset_id: str) -> tuple[OutputFile, ...]:
         """List the files of an asset."""
-        asset_id = _known_id(asset_id, "cid", "asset_id")
+        asset_id = known_id(asset_id, "cid", "asset_id")
         return tuple(
             OutputFile(
                 name=str(row.get("Name") or ""),
-                size=int(_number(row["ContentFileSize"])) if row.get("ContentFileSize") is not None else None,
+                size=int(number_of(row["ContentFileSize"]))
+                if row.get("ContentFileSize") is not None
+                else None,
                 mime_type=str(row["MimeType"]) if row.get("MimeType") is not None else None,
                 is_primary=bool(row.get("IsPrimary")),
             )
@@ -332,7 +315,7 @@ class V2Service:
         self._transport.close()
 
     def _read(self, path: str, *, retries: Retries | None = None) -> list[dict[str, Any]]:
-        return self._transport.send("GET", path, _page, retries=retries)[0]
+        return self._transport.send("GET", path, read_page, retries=retries)[0]
 
     def _create_job(self, document: Mapping[str, Any], inputs: Sequence[str]) -> Job:
         def body(base: str) -> Mapping[str, Any]:
@@ -343,7 +326,7 @@ class V2Service:
         return self._transport.send(
             "POST",
             "Jobs",
-            _created,
+            read_created,
             body=body,
             headers={
                 "DataServiceVersion": "3.0",
@@ -363,7 +346,7 @@ class V2Service:
     ) -> tuple[list[dict[str, Any]], int | None]:
         """Read one page of jobs; return it, and how many to skip for the next, None if there is none."""
         path = f"Jobs()?{query}&$top={PAGE}&$skip={skip}"
-        rows, has_next = self._transport.send("GET", path, _page, retries=retries)
+        rows, has_next = self._transport.send("GET", path, read_page, retries=retries)
         is_last = not rows or (len(rows) < PAGE and not has_next)
         return rows, None if is_last else skip + len(rows)
 
@@ -383,8 +366,8 @@ class V2Service:
             raise
 
     def _processor_id(self, processor: str) -> str:
-        if _ID.fullmatch(processor):
-            return _known_id(processor, "mpid", "processor")
+        if is_id(processor):
+            return known_id(processor, "mpid", "processor")
         if processor not in self._processors:
             rows = self._read(f"MediaProcessors()?$filter=Name%20eq%20{_literal(processor)}")
             if not rows:
@@ -392,30 +375,6 @@ class V2Service:
             newest = max(rows, key=lambda row: [int(n) for n in re.findall(r"\d+", str(row.get("Version")))])
             self._processors[processor] = str(newest["Id"])
         return self._processors[processor]
-
-
-def _text(configuration: Any) -> str:
-    return configuration if isinstance(configuration, str) else json.dumps(configuration)
-
-
-def _known_id(text: str, kind: str, field: str, example: str | None = None) -> str:
-    found = _ID.fullmatch(unquote(text).strip()) if isinstance(text, str) else None
-    if found is None or found[1].lower() != kind:
-        example = example or f"nb:{kind}:UUID:{EXAMPLE_ID.rpartition(':')[2]}"
-        raise MalformedIdError(
-            f"{field} {str(text)[:200]!r} is no v2 id; one looks like {example}{_other_api(text, kind)}"
-        )
-    return f"nb:{kind}:UUID:{found[2].lower()}"
-
-
-def _other_api(text: Any, kind: str) -> str:
-    is_path = kind == "jid" and re.fullmatch(r"(.*/)?[\w.-]+/[\w.-]+", str(text)) is not None
-    return ". If the job is on another API, say so in the connection's extra.api" if is_path else ""
-
-
-def _known_case(job_id: Any) -> str:
-    """Write an id of the service's as `V2Service.job_id` does; of thousands in a sweep, none is checked."""
-    return f"nb:jid:UUID:{str(job_id)[12:].lower()}"
 
 
 def _literal(text: str) -> str:
@@ -427,145 +386,5 @@ def _datetime_literal(moment: datetime) -> str:
     return f"datetime'{utc(moment).strftime('%Y-%m-%dT%H:%M:%S.%f')}'"
 
 
-def _page(answer: Answer) -> tuple[list[dict[str, Any]], bool]:
-    """Take the entities out of an answer, light or verbose, one or many; and whether more were announced."""
-    document = answer.document()
-    has_next = False
-    if isinstance(document, dict):
-        inner = document.get("d", document)
-        if isinstance(inner, dict):
-            has_next = "__next" in inner or "odata.nextLink" in inner
-            inner = inner.get("results", inner.get("value", [inner]))
-        if isinstance(inner, list) and all(isinstance(row, dict) and "Id" in row for row in inner):
-            return inner, has_next
-    raise TransientError(
-        "The service's answer holds no entities", status=answer.status, request_id=answer.request_id
-    )
-
-
-def _created(answer: Answer) -> Job:
-    rows, _ = _page(answer)
-    if not rows:
-        raise TransientError("The service's answer holds no job", status=answer.status)
-    return _job(rows[0])
-
-
 def _nothing(_: Answer) -> None:
     """Read nothing out of an answer that has nothing to say."""
-
-
-def _collection(value: Any) -> list[dict[str, Any]]:
-    """Read a collection of complex values: a bare array in light JSON, ``{"results": […]}`` in verbose."""
-    if isinstance(value, dict):
-        value = value.get("results")
-    return [row for row in value if isinstance(row, dict)] if isinstance(value, list) else []
-
-
-def _job(row: Mapping[str, Any]) -> Job:
-    state = _state(row.get("State"))
-    return Job(
-        id=_known_case(row["Id"]),
-        name=str(row.get("Name") or ""),
-        state=state,
-        progress=100.0 if state is JobState.FINISHED else None,
-        created=time_or_none(row.get("Created")),
-        modified=time_or_none(row.get("LastModified")),
-        started=time_or_none(row.get("StartTime")),
-        ended=time_or_none(row.get("EndTime")),
-        # Milliseconds, printed as 0, 0.0, 39605 or 39605.0.
-        duration=_number(row.get("RunningDuration")) / 1000,
-        priority=int(_number(row.get("Priority"))),
-        raw=row,
-    )
-
-
-def _task(row: Mapping[str, Any], number: int) -> JobTask:
-    name = str(row.get("Name") or f"task {number}")
-    return JobTask(
-        id=str(row["Id"]),
-        name=name,
-        state=_state(row.get("State")),
-        progress=_number(row.get("Progress")),
-        started=time_or_none(row.get("StartTime")),
-        ended=time_or_none(row.get("EndTime")),
-        errors=tuple(
-            JobError(code=str(e.get("Code") or "Unknown"), message=str(e.get("Message") or ""), task=name)
-            for e in _collection(row.get("ErrorDetails"))
-        ),
-        history=tuple(_collection(row.get("HistoricalEvents"))),
-        raw=row,
-    )
-
-
-def _output(row: Mapping[str, Any]) -> JobOutput:
-    uri = without_query(str(row.get("Uri") or ""))
-    return JobOutput(asset_id=str(row["Id"]), name=str(row.get("Name") or ""), uri=uri)
-
-
-def _state(number: Any) -> JobState:
-    try:
-        return _STATES[int(number)] if int(number) >= 0 else JobState.UNKNOWN
-    except (IndexError, OverflowError, TypeError, ValueError):
-        return JobState.UNKNOWN
-
-
-def _number(value: Any) -> float:
-    """Read a number that may come as a text; null, and what is no number, is 0: no wait hangs on it."""
-    try:
-        number = float(value or 0)
-    except (OverflowError, TypeError, ValueError):
-        return 0.0
-    return number if math.isfinite(number) else 0.0
-
-
-def _check_keys(what: str, given: Any, known: Sequence[str]) -> None:
-    if not isinstance(given, Mapping):
-        raise RefusedError(f"{what} is {str(given)[:50]!r}; give a dict with {', '.join(known)}")
-    if unknown := sorted(set(given) - set(known)):
-        raise RefusedError(f"{what} has no {unknown}; it has {', '.join(known)}")
-
-
-def _priority(value: Any) -> int:
-    try:
-        return int(value or 0)
-    except (TypeError, ValueError):
-        raise RefusedError(f"The job's priority {value!r} is no number") from None
-
-
-def _task_bodies(tasks: Sequence[Mapping[str, Any]], inputs: int) -> list[str]:
-    """Write each task's ``TaskBody`` ("Task", TaskBody), numbering the outputs through the whole job."""
-    outputs: list[str] = []
-    bodies = []
-    for number, task in enumerate(tasks, 1):
-        _check_keys(
-            f"Task {number} in tasks", task, ("name", "processor", "configuration", "outputs", "inputs")
-        )
-        missing = [key for key in ("processor", "configuration", "outputs") if not task.get(key)]
-        if missing:
-            raise RefusedError(f"Task {number} of the job spec lacks {', '.join(missing)}")
-        names = [task["outputs"]] if isinstance(task["outputs"], str) else [str(n) for n in task["outputs"]]
-        root = ElementTree.Element("taskBody")
-        for source in task.get("inputs", range(inputs)):
-            ElementTree.SubElement(root, "inputAsset").text = _input_reference(
-                source, number, inputs, outputs
-            )
-        for name in names:
-            if name in outputs:
-                raise RefusedError(f"Two outputs of the job spec are called '{name}'")
-            ElementTree.SubElement(
-                root, "outputAsset", assetCreationOptions="0", assetName=name
-            ).text = f"JobOutputAsset({len(outputs)})"
-            outputs.append(name)
-        bodies.append(ElementTree.tostring(root, encoding="unicode"))
-    return bodies
-
-
-def _input_reference(source: Any, number: int, inputs: int, outputs: Sequence[str]) -> str:
-    if isinstance(source, int) and 0 <= source < inputs:
-        return f"JobInputAsset({source})"
-    if isinstance(source, str) and source in outputs:
-        return f"JobOutputAsset({outputs.index(source)})"
-    raise RefusedError(
-        f"Task {number} of the job spec reads {source!r}, which is neither the index of one of its "
-        f"{inputs} input assets nor the name of an earlier task's output"
-    )

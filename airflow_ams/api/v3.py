@@ -13,12 +13,14 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 from functools import partial
 from http import HTTPStatus
+from itertools import count, takewhile
 from typing import Any
 from urllib.parse import quote, unquote
 
 from airflow_ams.api import IsNews, SweepPage
 from airflow_ams.api.errors import (
     FILTER_REFUSALS,
+    JobNotFoundError,
     MalformedIdError,
     RefusedError,
     ServiceError,
@@ -29,10 +31,11 @@ from airflow_ams.api.errors import (
 )
 from airflow_ams.api.model import Job, JobOutput, JobState, OutputFile
 from airflow_ams.api.retries import Retries
+from airflow_ams.api.submission import Attempt, marked
 from airflow_ams.api.transport import Transport
 from airflow_ams.api.v3_document import job_of, progress_of, state_of
 from airflow_ams.api.v3_lists import Row, literal_time, read_list
-from airflow_ams.api.v3_spec import read_spec, writes_as_asked
+from airflow_ams.api.v3_spec import MAX_NAME, read_spec, writes_as_asked
 from airflow_ams.api.wire import Answer
 
 _JOB = re.compile(r"([^/]+)/([^/]+)")
@@ -238,6 +241,8 @@ class V3Service(ABC):
                     return found
             raise
         except RefusedError as exc:
+            if exc.status == HTTPStatus.NOT_FOUND and exc.code:
+                raise self._no_transform(exc, job_id) from exc
             if exc.status != HTTPStatus.CONFLICT:
                 raise
             raise RefusedError(
@@ -246,6 +251,47 @@ class V3Service(ABC):
                 code=exc.code,
                 request_id=exc.request_id,
             ) from exc
+
+    def _no_transform(self, exc: RefusedError, job_id: str) -> Exception:
+        """Say what a 404 means for a job that was to be created."""
+        found = self._not_found(exc, job_id)
+        if isinstance(found, RefusedError):
+            return found
+        return RefusedError(
+            f"The service has no transform '{job_id.partition('/')[0]}' to make a job of. {exc.message}",
+            status=exc.status,
+            code=exc.code,
+            request_id=exc.request_id,
+        )
+
+    def check_spec(self, spec: Mapping[str, Any]) -> None:
+        """Raise RefusedError if no job can be made of a spec, as far as is known without asking."""
+        transform, name, _ = read_spec(spec)
+        self.job_id(f"{transform}/{name}")
+
+    def submit_as(self, spec: Mapping[str, Any], mark: str, number: int) -> Job:
+        """Create a job with a mark and a number at the end of its name; if there is one, it is that."""
+        named = {**spec, "job_name": marked(str(spec["job_name"]), mark, number, MAX_NAME)}
+        try:
+            return self.submit_job(named)
+        except RefusedError as exc:
+            if exc.status != HTTPStatus.CONFLICT:
+                raise
+            return self.get_job(f"{spec['transform_name']}/{named['job_name']}")
+
+    def find_attempt(self, spec: Mapping[str, Any], mark: str, number: int) -> Attempt | None:
+        """Find the last job of a mark: one by one, from the number that the next one would have."""
+
+        def read(n: int) -> Attempt | None:
+            name = marked(str(spec["job_name"]), mark, n, MAX_NAME)
+            try:
+                return Attempt(n, self.get_job(f"{spec['transform_name']}/{name}"))
+            except JobNotFoundError:
+                return None
+
+        if later := [*takewhile(bool, map(read, count(number)))]:
+            return later[-1]
+        return next(filter(None, map(read, range(number - 1, 0, -1))), None)
 
     def cancel_job(self, job_id: str, *, retries: Retries | None = None) -> None:
         """Ask for a job to be canceled; asking again while it is Canceling, or Canceled, is no error.

@@ -23,7 +23,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from airflow_ams.api.errors import RefusedError
-from airflow_ams.api.model import Job
+from airflow_ams.api.model import Job, without_signatures
+
+MAX_NAME = 260
+"""Characters of a job's name ("Jobs - Create")."""
 
 _KEYS = (
     "transform_name",
@@ -35,6 +38,8 @@ _KEYS = (
     "description",
     "properties",
 )
+
+_IN_PROPERTIES = ("inputs", "outputs", "priority", "correlation_data", "description")
 
 _OUTPUT_KEYS = ("@odata.type", "assetName", "label")
 """What a create may say of an output on MK.IO; the rest is the service's."""
@@ -52,6 +57,8 @@ def read_spec(spec: Mapping[str, Any]) -> tuple[str, str, dict[str, Any]]:
     if missing := [key for key in ("transform_name", "job_name") if not spec.get(key)]:
         raise RefusedError(f"The job spec lacks {' and '.join(missing)}")
     properties = spec.get("properties")
+    if properties is not None and (both := [key for key in _IN_PROPERTIES if spec.get(key)]):
+        raise RefusedError(f"The job spec holds properties, so it cannot have {', '.join(both)} beside them")
     if properties is None:
         properties = _properties(spec)
     elif not isinstance(properties, Mapping) or not _are_outputs(properties.get("outputs")):
@@ -134,5 +141,6 @@ def _texts(spec: Mapping[str, Any], key: str) -> Sequence[str]:
     given = spec.get(key)
     texts = [given] if isinstance(given, str) else given
     if not isinstance(texts, list | tuple) or not texts or not all(isinstance(t, str) and t for t in texts):
-        raise RefusedError(f"{key} of the job spec is {given!r}; give a list of names")
+        shown = without_signatures(str(given))[:200]
+        raise RefusedError(f"{key} of the job spec is {shown!r}; give a list of names")
     return texts

@@ -50,7 +50,7 @@ class Ending:
     """How a wait ended, and what of it is for others to read.
 
     :param text: one line for a person
-    :param jobs: on success the job's document, or the list of them
+    :param jobs: the job's document, however it ended; of a list, the documents on success only
     """
 
     how: End
@@ -273,10 +273,8 @@ class OneJobWait(JobWait):
     def _settle(self, job_id: str, how: End, text: str, job: Job | None) -> None:
         self._is_settled = True
         self.overdue = (job_id,) if how is End.QUEUE_TIMEOUT else ()
-        if how is End.SUCCEEDED and job is not None:
-            self.ending = Ending(how, "", document(job))
-        else:
-            self.ending = Ending(how, text)
+        found = document(job) if job is not None else None
+        self.ending = Ending(how, "" if how is End.SUCCEEDED else text, found)
 
     def _note_queue(self, job_id: str, until: float | None) -> None:
         self._queued_until = until

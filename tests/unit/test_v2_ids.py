@@ -15,7 +15,8 @@ from airflow_ams.api.errors import JobNotFoundError, MalformedIdError
 from airflow_ams.api.retries import NO_RETRIES
 from airflow_ams.api.tokens import StaticToken
 from airflow_ams.api.transport import Transport
-from airflow_ams.api.v2 import EXAMPLE_ID, V2Service
+from airflow_ams.api.v2 import V2Service
+from airflow_ams.api.v2_ids import EXAMPLE_ID
 from airflow_ams.api.wire import Answer
 from tests.unit.stub_wire import StubWire
 

@@ -128,6 +128,17 @@ def test_the_services_own_document_is_sent_as_it_is() -> None:
     assert sent["headers"]["Content-Type"] == "application/json;odata=verbose"
 
 
+def test_tasks_may_come_in_any_order() -> None:
+    """They are sent so that each comes behind those whose outputs it reads; one asset id needs no list."""
+    (sent,) = submit(
+        spec(task(outputs=["b"], inputs=["a"]), task(outputs=["a"], inputs=[0]), input_asset_ids=ASSET)
+    )
+    assert [references(one["TaskBody"]) for one in sent["body"]["Tasks"]] == [
+        (["JobInputAsset(0)"], [("JobOutputAsset(0)", "a")]),
+        (["JobOutputAsset(0)"], [("JobOutputAsset(1)", "b")]),
+    ]
+
+
 BAD = [
     ({}, "input_asset_ids"),
     (spec(tasks=[]), "tasks"),
@@ -141,13 +152,18 @@ BAD = [
     (spec(task(), task()), "'out'"),
     (spec(task(inputs=[1])), "1"),
     (spec(task(inputs=[-1])), "-1"),
-    (spec(task(inputs=["later"]), task(outputs=["later"])), "later"),
-    (spec(task(inputs=["out"])), "out"),
+    (spec(task(inputs=["b"], outputs=["a"]), task(inputs=["a"], outputs=["b"])), "task 1.*task 2"),
+    (spec(task(inputs=["out"])), "task 1 → task 1"),
+    (spec(task(inputs=[True])), "True"),
+    (spec(name="x" * 257), "257"),
+    (spec(task(configuration="x" * 100_001)), "100001"),
+    ({"Tasks": [], "input_asset_ids": [ASSET]}, "input_asset_ids"),
+    ({"Tasks": [], "Name": "x" * 257}, "257"),
     (spec(task(inputs=[None])), "None"),
     (spec(tasks=["H264"]), "tasks"),
     (spec(tasks={"processor": MES}), "tasks"),
     (spec(priority="high"), "priority"),
-    (spec(input_asset_ids=ASSET), "input_asset_ids"),
+    (spec(input_asset_ids="x"), "input_asset_ids"),
     (spec(task(processor="No Such Encoder")), "No Such Encoder"),
     ([], "spec"),
 ]

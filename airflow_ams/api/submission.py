@@ -1,0 +1,115 @@
+"""One submission: which of the service's jobs a task has made, so that it is never encoded twice.
+
+Each task of each run has a mark, and each of its jobs a number; both are at the end of the job's name. Who
+tries again looks for the jobs of the mark before it creates another.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import time
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from airflow_ams.api.errors import RefusedError, UncertainError
+from airflow_ams.api.model import Job, JobState, Outcome, verdict
+
+if TYPE_CHECKING:
+    from airflow_ams.api import MediaService
+
+LOOKS = (0.0, 2.0, 5.0, 10.0)
+"""Seconds before each look for a job whose creation was not confirmed; then it is created again."""
+
+CREATES = 3
+"""How often one try of a task sends a create at most."""
+
+_DIGITS = 4
+_SUFFIX = len("-0123456789abcdef-") + _DIGITS
+
+
+class Attempt(NamedTuple):
+    """A job that was made under a mark, and its number."""
+
+    number: int
+    job: Job
+
+
+def mark_of(*identity: object) -> str:
+    """Return the mark of a task: sixteen characters, the same whenever these are.
+
+    :param identity: what tells the task from all others, e.g. DAG, task, run and map index
+    """
+    return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
+
+
+def marked(name: str, mark: str, number: int | str, most: int) -> str:
+    """Return a job's name with its mark and number at the end.
+
+    :param number: of the job; empty: only what the names of all jobs of this mark begin with
+    :param most: characters that the service takes
+    :raises RefusedError: the name is too long for that
+    """
+    if len(name) > most - _SUFFIX:
+        raise RefusedError(
+            f"The job's name '{name[:40]}…' has {len(name)} characters; give it {most - _SUFFIX} at most: "
+            f"a mark of {_SUFFIX} is put behind it, and the service takes {most}"
+        )
+    return f"{name}-{mark}-{number}"
+
+
+def number_in(name: str, mark: str) -> int | None:
+    """Read the number at the end of a job's name; None if the name has another mark, or none."""
+    found = re.fullmatch(rf".*-{mark}-(\d{{1,{_DIGITS}}})", name, re.DOTALL)
+    return int(found[1]) if found else None
+
+
+def is_taken_up(job: Job, *, is_reported: bool) -> bool:
+    """Whether a task goes on with a job that it finds, and does not submit another.
+
+    :param job: as it was read now
+    :param is_reported: whether the task has once ended well with that job, so that somebody wants it anew
+    """
+    outcome = verdict(job).outcome
+    if outcome is Outcome.WAITING:
+        return job.state is not JobState.CANCELING
+    return outcome is Outcome.SUCCEEDED and not is_reported
+
+
+def may_be_resubmitted(document: Mapping[str, Any] | None) -> bool:
+    """Whether the same job may do better another time, by the service's advice or the kind of its errors.
+
+    :param document: the failed job's, as `airflow_ams.api.model.document` makes it
+    """
+    errors: Iterable[Mapping[str, Any]] = (document or {}).get("errors") or ()
+    advice = [error.get("retry") or _advice_of(str(error.get("code"))) for error in errors]
+    return "MayRetry" in advice and "DoNotRetry" not in advice
+
+
+def _advice_of(code: str) -> str | None:
+    """Return what a code means where the service gives no advice (v2: "Encoding error codes")."""
+    return "MayRetry" if code.endswith(("TransientError", "ServiceFailure")) else None
+
+
+def create(service: MediaService, spec: Mapping[str, Any], mark: str, number: int) -> Job:
+    """Create a job; one whose answer was lost is looked for before it is created again.
+
+    :raises UncertainError: no answer has come, and no such job is there to be seen
+    """
+    for _ in range(CREATES - 1):
+        try:
+            return service.submit_as(spec, mark, number)
+        except UncertainError:  # noqa: PERF203  # two turns
+            if (job := _look_for(service, spec, mark, number)) is not None:
+                return job
+    return service.submit_as(spec, mark, number)
+
+
+def _look_for(service: MediaService, spec: Mapping[str, Any], mark: str, number: int) -> Job | None:
+    for seconds in LOOKS:
+        time.sleep(seconds)
+        found = service.find_attempt(spec, mark, number)
+        if found is not None and found.number == number:
+            return found.job
+    return None
