@@ -103,6 +103,11 @@ CONN_FIELDS: dict[str, dict[str, Any]] = {
         "description": "Send the token unencrypted to a host that is not this machine.",
         "schema": {"type": ["boolean", "null"], "default": False},
     },
+    "job_url_template": {
+        "label": "Job URL template",
+        "description": "Where a portal shows a job: a URL with {job_id}, or {transform_name} and {job_name}.",
+        "schema": {"type": ["string", "null"]},
+    },
     "redirect_hosts": {
         "label": "Redirect hosts",
         "description": "v2: hosts that the service may redirect to, comma-separated; *.domain for all below.",
@@ -134,6 +139,12 @@ def get_provider_info() -> dict[str, Any]:
                 "python-modules": ["airflow_ams.hooks.ams"],
             }
         ],
+        "operators": [
+            {
+                "integration-name": "Azure Media Services",
+                "python-modules": ["airflow_ams.operators.ams"],
+            }
+        ],
         "sensors": [
             {
                 "integration-name": "Azure Media Services",
@@ -146,6 +157,7 @@ def get_provider_info() -> dict[str, Any]:
                 "python-modules": ["airflow_ams.triggers.ams"],
             }
         ],
+        "extra-links": ["airflow_ams.links.ams.AmsJobLink"],
         "connection-types": [
             {
                 "connection-type": "ams",

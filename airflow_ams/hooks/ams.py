@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from airflow_ams.api import MediaService
     from airflow_ams.api.model import Job, JobOutput, JobState, OutputFile
     from airflow_ams.api.retries import Retries
+    from airflow_ams.hooks.connection import Settings
 
 
 class AmsHook(BaseHook):
@@ -38,6 +40,7 @@ class AmsHook(BaseHook):
         super().__init__()
         self.ams_conn_id = ams_conn_id
         self._service: MediaService | None = None
+        self._settings: Settings | None = None
         self._read_from = 0
 
     def get_conn(self) -> MediaService:
@@ -66,9 +69,10 @@ class AmsHook(BaseHook):
 
     def _open(self, connection: Connection) -> MediaService:
         # The transport imports requests; a DAG file that only names the hook should not pay for that.
-        from airflow_ams.hooks.connection import open_service
+        from airflow_ams.hooks.connection import connect, settings_of
 
-        self._service = open_service(connection, self.ams_conn_id)
+        self._settings = settings_of(connection, self.ams_conn_id)
+        self._service = connect(self._settings)
         # Not the URI itself: it holds the password.
         self._read_from = hash(connection.get_uri())
         return self._service
@@ -117,6 +121,28 @@ class AmsHook(BaseHook):
         """
         self.get_conn().cancel_job(job_id, retries=retries)
 
+    def cancel_and_wait(self, job_id: str, *, poke_interval: float = 10.0, timeout: float = 3600.0) -> Job:
+        """Cancel a job, and wait until it has ended; one that has ended already is left as it is.
+
+        :param poke_interval: seconds between two readings of the job
+        :param timeout: seconds to wait at most
+        :returns: the job as it has ended, which may be otherwise than Canceled
+        :raises TimeoutError: it has not ended in that time
+        """
+        from airflow_ams.api.details import cancel_unless_ended
+
+        end = time.monotonic() + timeout
+        job = cancel_unless_ended(self.get_conn(), job_id)
+        if job.state.is_final:
+            self.log.info("Job %s is %s already, and left as it is", job.id, job.state)
+        while not job.state.is_final:
+            left = end - time.monotonic()
+            if left <= 0:
+                raise TimeoutError(f"Job {job.id} is {job.state}, {timeout:g} s after it was to be canceled")
+            time.sleep(min(poke_interval, left))
+            job = self.get_job(job.id)
+        return job
+
     def delete_job(self, job_id: str) -> None:
         """Delete the record of a job that has ended; its output assets stay."""
         self.get_conn().delete_job(job_id)
@@ -135,6 +161,14 @@ class AmsHook(BaseHook):
     def get_output_files(self, asset_id: str) -> tuple[OutputFile, ...]:
         """List the files of an asset."""
         return self.get_conn().get_output_files(asset_id)
+
+    def get_job_url(self, job_id: str) -> str | None:
+        """Return the address at which a portal shows a job; nothing is sent for it.
+
+        :returns: by ``extra.job_url_template`` of the connection; None if it has none
+        """
+        known = self.get_conn().job_id(job_id)
+        return self._settings.job_url(known) if self._settings is not None else None
 
     def test_connection(self) -> tuple[bool, str]:
         """Prove with one read that the token and the right to read jobs are good.

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from airflow_ams.api.errors import RefusedError
 from airflow_ams.hooks.credentials import cloud_of, credential
 from airflow_ams.hooks.fields import checked_url, flag, needed, positive, read_extra, verify, words
+from airflow_ams.hooks.job_urls import checked_template, job_url
 from airflow_ams.provider_info import CONN_FIELDS
 
 if TYPE_CHECKING:
@@ -65,6 +66,13 @@ class Settings:
     account: tuple[str, str, str] = ("", "", "")
     project: str = ""
     is_legacy: bool = False
+    job_url_template: str = ""
+
+    def job_url(self, job_id: str) -> str | None:
+        """Return the address of a job in a portal; None if the connection has no template for it."""
+        names = ("subscription_id", "resource_group", "account_name")
+        account = {**dict(zip(names, self.account, strict=True)), "project": self.project}
+        return job_url(self.job_url_template, job_id, account)
 
 
 def read_settings(connection: Connection) -> Settings:
@@ -103,6 +111,7 @@ def read_settings(connection: Connection) -> Settings:
         account=_account(extra, api),
         project=needed(extra, "project", api) if api == "mkio" else "",
         is_legacy=is_legacy,
+        job_url_template=checked_template(str(extra.get("job_url_template") or "")),
     )
 
 
@@ -175,15 +184,20 @@ def _transport(settings: Settings, **options: Any) -> Transport:
     )
 
 
+def settings_of(connection: Connection, conn_id: str) -> Settings:
+    """Check an Airflow connection as `read_settings` does; an error's message names the connection, too."""
+    try:
+        return read_settings(connection)
+    except RefusedError as exc:
+        raise RefusedError(f"Connection '{conn_id}': {exc.message}") from exc
+
+
 def open_service(connection: Connection, conn_id: str) -> MediaService:
     """Open a conversation with the service of an Airflow connection; nothing is sent yet.
 
-    :raises RefusedError: as `read_settings` does; the message names the connection, too
+    :raises RefusedError: as `settings_of` does
     """
-    try:
-        return connect(read_settings(connection))
-    except RefusedError as exc:
-        raise RefusedError(f"Connection '{conn_id}': {exc.message}") from exc
+    return connect(settings_of(connection, conn_id))
 
 
 def _check_api(api: str, extra: Mapping[str, Any]) -> None:

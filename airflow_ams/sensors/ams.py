@@ -2,65 +2,34 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections import deque
-from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
-from datetime import datetime, timedelta, timezone
-from functools import cached_property
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from airflow import __version__ as airflow_version
 from airflow.providers.common.compat.sdk import (
-    AirflowException,
     AirflowFailException,
     AirflowSensorTimeout,
     AirflowSkipException,
-    AirflowTaskTimeout,
     BaseOperator,
     BaseSensorOperator,
     PokeReturnValue,
     conf,
 )
 
-from airflow_ams.api.details import cancel, may_run_on
 from airflow_ams.api.ids import read_ids
-from airflow_ams.api.retries import Retries
-from airflow_ams.api.waiting import End, Ending, wait_on
-from airflow_ams.exceptions import AmsJobCanceled, AmsJobFailed, AmsJobNotFound, AmsRefused
+from airflow_ams.api.waiting import End, Ending
 from airflow_ams.hooks.ams import AmsHook
-from airflow_ams.sensors.arguments import MIN_POKE_INTERVAL, check_ids, check_settings, default_args, seconds
-from airflow_ams.sensors.polling import Poll
+from airflow_ams.sensors.arguments import check_ids, check_settings, default_args, seconds
+from airflow_ams.sensors.waiting import BACKSTOP, VERSION, WaitsForJobs
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context, XComArg
 
-BACKSTOP = 60.0
-"""Seconds by which Airflow's own time-out of a trigger lies behind ours."""
-
-CANCEL_SECONDS = 4.0
-"""Seconds that canceling may hold up the end of a task; Airflow 3 gives a killed one five."""
-
-_CANCEL_THREADS = 4
-
-_AIRFLOWS_TIMEOUTS = ("Trigger timeout", "Trigger/execution timeout")
-"""What Airflow 3, and 2.11, call the end of a trigger's time."""
-
-_VERSION = tuple(int(part) for part in airflow_version.split(".")[:2])
-_IS_AIRFLOW_3 = _VERSION >= (3,)
-_CAN_START_FROM_TRIGGER = _VERSION >= (3, 3)
-_ERRORS: dict[End, type[AirflowException]] = {
-    End.FAILED: AmsJobFailed,
-    End.CANCELED: AmsJobCanceled,
-    End.NOT_FOUND: AmsJobNotFound,
-    End.REFUSED: AmsRefused,
-    End.QUEUE_TIMEOUT: AirflowSensorTimeout,
-    End.TIMEOUT: AirflowSensorTimeout,
-}
+_CAN_START_FROM_TRIGGER = VERSION >= (3, 3)
 
 
-class AmsJobSensor(BaseSensorOperator):
+class AmsJobSensor(WaitsForJobs, BaseSensorOperator):
     """Waits until a media job, or each of several, has finished, and returns a small document of it.
 
     ===================================== ==========================================================
@@ -144,9 +113,6 @@ class AmsJobSensor(BaseSensorOperator):
         self.cancel_on_kill = cancel_on_kill
         self.cancel_on_timeout = cancel_on_timeout
         self.end_from_trigger = end_from_trigger
-        self._poll: Poll | None = None
-        self._started_at = 0.0
-        self._is_over_time = False
         check_ids(job_id, self.task_id)
         check_settings(vars(self), self.task_id, self.timeout)
         self.start_from_trigger = start_from_trigger and deferrable and _CAN_START_FROM_TRIGGER
@@ -171,11 +137,6 @@ class AmsJobSensor(BaseSensorOperator):
             )
         return partial
 
-    @cached_property
-    def hook(self) -> AmsHook:
-        """The hook that this task polls with."""
-        return AmsHook(self.ams_conn_id)
-
     # -- on a worker
 
     def execute(self, context: Context) -> Any:
@@ -184,51 +145,21 @@ class AmsJobSensor(BaseSensorOperator):
             # Outside a running task nobody would come back to a rescheduled wait.
             self.mode = "poke"
         self._poll = None
-        try:
-            with self.hook:
-                return self._poke_and_defer(context) if self.deferrable else super().execute(context)
-        except AirflowTaskTimeout:
-            # Airflow calls on_kill after this, but nobody has killed the task.
-            self._is_over_time = True
-            if self.cancel_on_timeout and self._poll is not None:
-                self._cancel(self._poll.wait.pending)
-            raise
+        with self.hook, self._in_time():
+            return self._poke_and_defer(context) if self.deferrable else super().execute(context)
 
     def poke(self, context: Context) -> PokeReturnValue:
         """Read the jobs once."""
-        poll = self._poll = self._poll or self._new_poll(context)
-        poll.poke()
-        if poll.wait.ending is None and self._started_at + self.timeout <= time.time():
-            poll.time_out()
-        if poll.wait.ending is None:
+        if self._poll is None:
+            is_forgetful = self.reschedule and not self.deferrable
+            self._poll = self._begin(context, self._first_poll(context), is_forgetful=is_forgetful)
+        ending = self._look(self._poll)
+        if ending is None:
             return PokeReturnValue(is_done=False)
-        if self.cancel_on_timeout and poll.wait.overdue:
-            self._cancel(poll.wait.overdue)
-        return PokeReturnValue(is_done=True, xcom_value=self._result(poll.wait.ending))
+        return PokeReturnValue(is_done=True, xcom_value=self._result(ending, context))
 
-    def _new_poll(self, context: Context) -> Poll:
-        self._is_over_time = False
-        first_poll = self._first_poll(context)
-        self._started_at = (first_poll or datetime.now(timezone.utc)).timestamp()
-        try:
-            wait = wait_on(
-                read_ids(self.job_id),
-                fail_fast=self.fail_fast,
-                queue_timeout=self.queue_timeout,
-                not_found_grace=self.not_found_grace,
-                started_at=self._started_at,
-            )
-        except ValueError as exc:
-            raise AmsRefused(str(exc)) from exc
-        return Poll(
-            wait,
-            self.hook,
-            self.log,
-            time_left=self._time_left,
-            is_forgetful=self.reschedule and not self.deferrable,
-            # So it is taken to have, since a poke that is refused is the last.
-            has_answered=first_poll is not None,
-        )
+    def _job_ids(self, context: Context) -> str | list[str]:
+        return read_ids(self.job_id)
 
     def _get_next_poke_interval(self, *args: Any) -> float:
         """Come back in time for `timeout` and `queue_timeout`.
@@ -238,22 +169,12 @@ class AmsJobSensor(BaseSensorOperator):
         interval: float = super()._get_next_poke_interval(*args)
         if self._poll is None:
             return interval
-        now = time.time()
-        limits = [limit - now for limit in self._poll.wait.queue_limits.values() if limit > now]
-        if limits:
-            interval = min(interval, max(MIN_POKE_INTERVAL, min(limits)))
-        if self.reschedule:
-            interval = max(interval, self._poll.quiet_until - time.monotonic())
-        return min(interval, max(0.0, self._started_at + self.timeout - now))
-
-    def _time_left(self) -> float:
-        return max(0.0, self._started_at + self._limit() - time.time())
+        quiet = self._poll.quiet_until - time.monotonic() if self.reschedule else 0.0
+        return self._next_look(interval, quiet)
 
     def _limit(self) -> float:
-        """Return the seconds that a try may take; in reschedule mode ``execution_timeout`` is a poke's."""
-        if self.execution_timeout is None or (self.reschedule and not self.deferrable):
-            return self.timeout
-        return min(self.timeout, self.execution_timeout.total_seconds())
+        # In reschedule mode execution_timeout is a poke's.
+        return self.timeout if self.reschedule and not self.deferrable else super()._limit()
 
     def _first_poll(self, context: Context) -> datetime | None:
         """Find out when the wait began, as the framework counts it: earlier pokes were other processes.
@@ -278,18 +199,8 @@ class AmsJobSensor(BaseSensorOperator):
         poked = self._poke_once(context)
         if poked is not None and poked.is_done:
             return poked.xcom_value
-        from airflow_ams.triggers.ams import AmsJobTrigger
-
         assert self._poll is not None  # noqa: S101  # poke() has made it
-        trigger = AmsJobTrigger(
-            self._poll.wait.ids,
-            deadline=self._deadline(context),
-            started_at=self._started_at,
-            queued_until=min(self._poll.wait.queue_limits.values(), default=None),
-            **self._trigger_arguments(),
-        )
-        timeout = timedelta(seconds=self._time_left() + BACKSTOP)
-        return self.defer(trigger=trigger, method_name="execute_complete", timeout=timeout)
+        return self._go_on_in_triggerer(self._poll, context)
 
     def _poke_once(self, context: Context) -> PokeReturnValue | None:
         """Poke as Airflow does in poke mode; None if there was an error that ``silent_fail`` passes over."""
@@ -302,23 +213,9 @@ class AmsJobSensor(BaseSensorOperator):
             self.log.exception("Sensor poke failed")
             return None
 
-    def _deadline(self, context: Context) -> float:
-        deadline = self._started_at + self._limit()
-        ti: Any = context.get("ti")
-        if self.execution_timeout is not None and not _IS_AIRFLOW_3 and getattr(ti, "start_date", None):
-            # 2.11 ends the task itself at that time, without a word to us, so that nothing could be canceled.
-            deadline = min(deadline, (ti.start_date + self.execution_timeout).timestamp() - 2)
-        return deadline
-
     def _trigger_arguments(self) -> dict[str, Any]:
         return {
-            "ams_conn_id": self.ams_conn_id,
-            "poke_interval": self.poke_interval,
-            "not_found_grace": float(self.not_found_grace),
-            "queue_timeout": self.queue_timeout,
-            "fail_fast": self.fail_fast,
-            "cancel_on_kill": self.cancel_on_kill,
-            "cancel_on_timeout": self.cancel_on_timeout,
+            **super()._trigger_arguments(),
             "end_from_trigger": self.end_from_trigger and not self._worker_is_needed_for(),
             "do_xcom_push": self.do_xcom_push,
         }
@@ -368,51 +265,29 @@ class AmsJobSensor(BaseSensorOperator):
 
     def execute_complete(self, context: Context, event: Mapping[str, Any]) -> Any:
         """Take up the task where the trigger has left it; return what `execute` does."""
-        try:
-            ending = Ending.of_event(event)
-        except ValueError as exc:
-            raise AirflowException(f"The trigger of task '{self.task_id}' fired {exc}") from exc
-        is_success = ending.how is End.SUCCEEDED
+        is_success = event.get("outcome") == End.SUCCEEDED if isinstance(event, Mapping) else False
         if is_success and self.end_from_trigger and (reason := self._worker_is_needed_for()):
             self.log.info("The task ends on a worker, although end_from_trigger is set: it has %s", reason)
-        return self._result(ending)
+        return super().execute_complete(context, event)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
-        """Take up the task after its deferral, as Airflow asks for.
-
-        The sensors' own resume_execution skips and times out differently on each version of Airflow, and
-        differently from poke mode, so it is left out here.
-        """
-        if next_method == "__fail__" and (next_kwargs or {}).get("error") in _AIRFLOWS_TIMEOUTS:
-            text = "Airflow's own time-out came first: is a triggerer running?"
-            next_method, next_kwargs = "execute_complete", {"event": Ending(End.TIMEOUT, text).event()}
-            if self.cancel_on_timeout:
-                ids = read_ids(self.job_id)
-                self._cancel([ids] if isinstance(ids, str) else ids)
+        """Take up the task after its deferral; skip it as in poke mode."""
         try:
-            return super(BaseSensorOperator, self).resume_execution(next_method, next_kwargs, context)
+            return super().resume_execution(next_method, next_kwargs, context)
         except Exception as exc:
             self._skip_if_wanted(exc)
             raise
 
     # -- endings
 
-    def _result(self, ending: Ending) -> Any:
-        """Return the documents of a wait that has succeeded, or raise what another one ends in."""
-        if ending.how is End.SUCCEEDED:
-            return ending.jobs
-        text = ending.text
-        if ending.how is End.TIMEOUT:
-            is_execution = self._limit() < self.timeout and self.deferrable
-            text = (
-                f"Timed out after {self._limit():g} s ({'execution_' if is_execution else ''}timeout). {text}"
-            )
-            if is_execution:
-                raise AirflowTaskTimeout(text)
-        if self.soft_fail or self.never_fail:
-            # The task will only say that it was skipped.
-            self.log.warning("%s", text)
-        raise _ERRORS[ending.how](text)
+    def _result(self, ending: Ending, context: Context) -> Any:
+        try:
+            return self._documents(ending)
+        except (AirflowFailException, AirflowSensorTimeout) as exc:
+            if self.soft_fail or self.never_fail:
+                # The task will only say that it was skipped.
+                self.log.warning("%s", exc)
+            raise
 
     def _skip_if_wanted(self, exc: Exception) -> None:
         """Skip the task if Airflow would do so in poke mode."""
@@ -420,36 +295,3 @@ class AmsJobSensor(BaseSensorOperator):
             raise AirflowSkipException("Skipping due to soft_fail is set to True.") from exc
         if self.never_fail and not isinstance(exc, AirflowSkipException):
             raise AirflowSkipException("Skipping due to never_fail is set to True.") from exc
-
-    def on_kill(self) -> None:
-        """Cancel the jobs, if that was asked for."""
-        if self.cancel_on_kill and self._poll is not None and not self._is_over_time:
-            self._cancel(self._poll.wait.pending)
-
-    def _cancel(self, job_ids: Collection[str]) -> None:
-        """Ask for jobs to be canceled, as well as it can be done in a few seconds.
-
-        It is done in another thread: a kill interrupts the task wherever it is, maybe while it holds a lock.
-        """
-        self.log.info("Canceling %s, as was asked for", ", ".join(sorted(job_ids)))
-        left = deque(sorted(job_ids))
-        threads = [
-            threading.Thread(target=self._cancel_some, args=(left,), daemon=True)
-            for _ in range(min(_CANCEL_THREADS, len(left)))
-        ]
-        end = time.monotonic() + CANCEL_SECONDS
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(max(0.0, end - time.monotonic()))
-        if any(thread.is_alive() for thread in threads):
-            self.log.warning("Jobs may run on: canceling them took more than %g s", CANCEL_SECONDS)
-
-    def _cancel_some(self, left: deque[str]) -> None:
-        with AmsHook(self.ams_conn_id) as hook, suppress(IndexError):
-            while job_id := left.popleft():
-                try:
-                    level, line = cancel(hook.get_conn(), job_id, retries=Retries(within=CANCEL_SECONDS))
-                except Exception as exc:
-                    level, line = may_run_on(job_id, exc)
-                self.log.log(level, "%s", line)

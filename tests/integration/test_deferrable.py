@@ -21,7 +21,8 @@ from airflow.providers.common.compat.sdk import (
 from airflow.triggers.base import TaskSuccessEvent
 
 from airflow_ams.exceptions import AmsJobFailed
-from airflow_ams.sensors.ams import BACKSTOP, AmsJobSensor
+from airflow_ams.sensors.ams import AmsJobSensor
+from airflow_ams.sensors.waiting import BACKSTOP
 from tests.integration.waits import (
     UNKNOWN,
     WIRES,

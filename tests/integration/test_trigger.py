@@ -13,7 +13,8 @@ import pytest
 from airflow import __version__ as airflow_version
 from airflow.providers.common.compat.sdk import DAG, TaskDeferred, task
 
-from airflow_ams.sensors.ams import BACKSTOP, AmsJobSensor
+from airflow_ams.sensors.ams import AmsJobSensor
+from airflow_ams.sensors.waiting import BACKSTOP
 from airflow_ams.triggers.ams import AmsJobTrigger
 from tests.integration.waits import UNKNOWN, Deferred, fired, rebuilt, sensor
 

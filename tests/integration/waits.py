@@ -175,9 +175,11 @@ class Deferred:
     """A sensor run as Airflow runs a deferrable one: on a worker, in a triggerer, and on a worker again.
 
     :param sensor: what each of the two workers makes of the DAG file
+    :param context: what Airflow hands to the task
     """
 
-    def __init__(self, sensor: Any) -> None:
+    def __init__(self, sensor: Any, context: Any = None) -> None:
+        self._context = context or {}
         # A resumed task is another process, which knows nothing of what the first one did.
         self._first, self._second = sensor, copy.copy(sensor)
         self.deferral: Any = None
@@ -190,7 +192,7 @@ class Deferred:
 
         audible(self._first)
         try:
-            return self._first.execute({})
+            return self._first.execute(self._context)
         except TaskDeferred as deferral:
             self.deferral = deferral
         self.trigger = rebuilt(self.deferral.trigger)
@@ -206,12 +208,13 @@ class Deferred:
     def resume(self, event: Any) -> Any:
         """Run the second part."""
         audible(self._second)
-        return self._second.resume_execution(self.deferral.method_name, {"event": event}, {})
+        return self._second.resume_execution(self.deferral.method_name, {"event": event}, self._context)
 
     def fail(self, error: str, *traceback: str) -> Any:
         """Run the second part as Airflow does when there was no event."""
         audible(self._second)
-        return self._second.resume_execution("__fail__", {"error": error, "traceback": [*traceback]}, {})
+        reason = {"error": error, "traceback": [*traceback]}
+        return self._second.resume_execution("__fail__", reason, self._context)
 
     def run(self) -> Any:
         """Run all parts; return the task's XCom."""
@@ -222,7 +225,18 @@ class Deferred:
             event = asyncio.run(self.fire())
         except Exception as exc:
             return self.fail("Trigger failure", *traceback.format_exception(exc))
-        return self.resume(event)
+        return self._resumed(event)
+
+    def _resumed(self, event: Any) -> Any:
+        """Run the second part, and whatever comes after it if it defers again."""
+        from airflow.providers.common.compat.sdk import TaskDeferred
+
+        try:
+            return self.resume(event)
+        except TaskDeferred as deferral:
+            self.deferral = deferral
+        self.trigger = rebuilt(self.deferral.trigger)
+        return self._resumed(asyncio.run(self.fire()))
 
 
 def audible(operator: Any) -> Any:
