@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 from collections.abc import AsyncIterator, Collection, Sequence
@@ -103,6 +104,7 @@ class AmsJobTrigger(BaseTrigger):
         self.do_xcom_push = do_xcom_push
         self.backstop = backstop
         self._wait: JobWait | None = None
+        self._killing: asyncio.Task[None] | None = None
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return the trigger's class and arguments."""
@@ -153,6 +155,16 @@ class AmsJobTrigger(BaseTrigger):
         """
         if not self.cancel_on_kill or self._wait is None or not self._wait.pending:
             return
+        self._killing = asyncio.ensure_future(self._cancel_if_killed(self._wait.pending))
+        while not self._killing.done():
+            try:
+                await asyncio.wait([self._killing])
+            except asyncio.CancelledError as exc:  # noqa: PERF203  # no more turns than kills
+                # Airflow kills a trigger anew each second until it has ended; its shutdown says nothing.
+                if not exc.args:
+                    raise
+
+    async def _cancel_if_killed(self, job_ids: Collection[str]) -> None:
         try:
             goes_on = self.task_instance is not None and await is_deferred(self.task_instance)
         except Exception as exc:
@@ -161,7 +173,7 @@ class AmsJobTrigger(BaseTrigger):
         if goes_on:
             log.info("The jobs are not canceled: the task waits on, in another triggerer")
             return
-        await self._cancel(self._wait.pending)
+        await self._cancel(job_ids)
 
     async def _cancel(self, job_ids: Collection[str]) -> None:
         for level, line in await job_watch(self.ams_conn_id).cancel(job_ids, CANCEL_SECONDS):

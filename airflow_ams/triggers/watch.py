@@ -112,18 +112,20 @@ class JobWatch:
         """
         policy = Retries(within=seconds)
         self._users += 1
+        calls = {
+            job_id: asyncio.ensure_future(
+                self._cancel_pool.call(partial(cancel, job_id=job_id, retries=policy))
+            )
+            for job_id in job_ids
+        }
         try:
-            calls = {
-                job_id: asyncio.ensure_future(
-                    self._cancel_pool.call(partial(cancel, job_id=job_id, retries=policy))
-                )
-                for job_id in job_ids
-            }
             if calls:
                 await asyncio.wait(calls.values(), timeout=seconds)
             return [_canceled(job_id, call) for job_id, call in calls.items()]
         finally:
-            self._release()
+            # Who asked waits no longer; a cancel that comes late is better than none.
+            late = asyncio.gather(*calls.values(), return_exceptions=True)
+            late.add_done_callback(lambda _: self._release())
 
     def _release(self) -> None:
         self._users -= 1
@@ -330,7 +332,6 @@ class JobWatch:
 
 def _canceled(job_id: str, call: asyncio.Future[tuple[int, str]]) -> tuple[int, str]:
     if not call.done():
-        call.cancel()
         return may_run_on(job_id, "there was no answer in time")
     if exc := call.exception():
         return may_run_on(job_id, exc)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from airflow.providers.common.compat.connection import get_async_connection
 from airflow.providers.common.compat.sdk import (
     AirflowException,
     AirflowSensorTimeout,
@@ -159,7 +162,7 @@ def test_canceling_is_bounded_in_time(
     account: Account, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A service that does not answer holds up the task's end for ten seconds, shortened here."""
-    monkeypatch.setattr("airflow_ams.sensors.ams.CANCEL_SECONDS", 0.5)
+    monkeypatch.setattr("airflow_ams.sensors.waiting.CANCEL_SECONDS", 0.5)
     over, asked = threading.Event(), threading.Event()
 
     def hang(seen: Any) -> None:
@@ -332,6 +335,57 @@ def test_canceling_in_the_triggerer_is_bounded_in_time(
             assert asyncio.run(main()) == "succeeded"
     finally:
         over.set()
+    (line,) = [line for line in lines(caplog, logging.WARNING) if "cancel" in line]
+    assert "may run on" in line
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="wait_for passes on no cancel's message there")
+def test_a_trigger_that_is_killed_again_goes_on_canceling(
+    account: Account, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Airflow 3.3 cancels what it has killed anew with each of its rounds, until it has ended."""
+    (job_id,) = account.add(1, QUEUED)
+    account.trouble = lambda seen: time.sleep(1) if account.is_cancel(seen) else None
+    one = trigger(job_id, account.conn_id, cancel_on_kill=True)
+
+    async def main() -> None:
+        await killed(one, account.singles, by_user=False)
+        killing = asyncio.ensure_future(asyncio.wait_for(one.on_kill(), timeout=30))
+        while not killing.done():
+            await asyncio.sleep(0.2)
+            killing.cancel("__airflow_user_action__")
+
+    with caplog.at_level(logging.INFO):
+        asyncio.run(main())
+    assert account.canceled == [job_id]
+    assert f"Job {job_id} is being canceled, as was asked for" in lines(caplog)
+
+
+def test_a_cancel_that_comes_late_is_still_made(
+    ams_emulator: Emulator, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Airflow may take longer than we wait to tell the connection: its database is busy."""
+    monkeypatch.setattr("airflow_ams.triggers.ams.CANCEL_SECONDS", 0.2)
+
+    # Airflow's database cannot be made slow here.
+    async def looked_up_slowly(conn_id: str) -> Any:
+        await asyncio.sleep(1)
+        return await get_async_connection(conn_id)
+
+    async def main() -> str:
+        job_id = running_job(ams_emulator)
+        one = trigger(job_id, cancel_on_kill=True)
+
+        def polled() -> bool:
+            monkeypatch.setattr("airflow_ams.triggers.pool.get_async_connection", looked_up_slowly)
+            return bool(ams_emulator.requests(JOBS))
+
+        await killed(one, polled)
+        await until(lambda: canceled(ams_emulator))
+        return job_id
+
+    with caplog.at_level(logging.INFO):
+        assert [asyncio.run(main())] == canceled(ams_emulator)
     (line,) = [line for line in lines(caplog, logging.WARNING) if "cancel" in line]
     assert "may run on" in line
 
