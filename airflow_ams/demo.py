@@ -235,7 +235,7 @@ def _report(console: Console, job: Job, states: dict[str, str]) -> int:
     found = verdict(job)
     if found.outcome is not Outcome.SUCCEEDED:
         console.print(f"\n{found.text}")
-        console.print(f"The task behind the sensor, {_DOWNSTREAM}, did not run.")
+        console.print(f"The task behind the encode, {_DOWNSTREAM}, did not run.")
         return 1
     if states.get(_DOWNSTREAM) != "success":
         raise DemoError(f"The job has finished, but task {_DOWNSTREAM} is {states.get(_DOWNSTREAM)}")

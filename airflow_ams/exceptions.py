@@ -1,16 +1,20 @@
 """How a wait ends badly, as Airflow exceptions.
 
-All of them end the task without a retry, since another wait on the same job would end the same, and all of
-them are skipped under ``soft_fail``.
+All but one of them end the task without a retry, since another wait on the same job would end the same, and
+are skipped under ``soft_fail``.
 """
 
 from __future__ import annotations
 
-from airflow.providers.common.compat.sdk import AirflowFailException
+from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException
 
 
 class AmsJobFailed(AirflowFailException):
     """Raised when the job ended in Error; the message has every reason that the service gave."""
+
+
+class AmsJobFailedRetryable(AirflowException):
+    """Raised by the submit operator instead of `AmsJobFailed` when the next try submits the job again."""
 
 
 class AmsJobCanceled(AmsJobFailed):

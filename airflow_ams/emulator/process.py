@@ -203,14 +203,17 @@ class Emulator:
         """Return what an asset of v2, for instance one that was uploaded, is called in the other services."""
         return f"asset-{asset_id.rpartition(':')[2]}"
 
-    def create_transform(self, name: str, *, preset: str) -> None:
+    def create_transform(self, name: str, *, preset: str | Mapping[str, Any]) -> None:
         """Make a transform, over HTTP as any client would.
 
         :param name: what jobs name it by.
-        :param preset: name of a built-in preset, for instance ``AdaptiveStreaming``.
+        :param preset: name of a built-in preset, for instance ``AdaptiveStreaming``; or a whole one, such as
+            ``{"@odata.type": "#AirflowAms.ScriptedPreset", "script": {…}}``.
         """
         kind = "#Microsoft.Media.BuiltInStandardEncoderPreset"
-        output = {"preset": {"@odata.type": kind, "presetName": preset}}
+        output = {
+            "preset": {"@odata.type": kind, "presetName": preset} if isinstance(preset, str) else preset
+        }
         url = f"{self.url}api/v1/projects/{quote(self.account)}/media/transforms/{quote(name)}"
         token = self.connections["mkio"]["password"]
         headers = {"Authorization": f"Bearer {token}"}

@@ -75,6 +75,16 @@ class Airflow:
             connection.close()
 
 
+def job_v2(ams: Emulator, clip: Path) -> dict[str, Any]:
+    """Return an encode for the v2 API."""
+    task = {
+        "processor": "Media Encoder Standard",
+        "configuration": "H264 Single Bitrate 720p",
+        "outputs": ["encoded"],
+    }
+    return {"name": "Encode", "input_asset_ids": [ams.upload(clip)], "tasks": [task]}
+
+
 @pytest.fixture(scope="session")
 def airflow(tmp_path_factory: pytest.TempPathFactory) -> Airflow:
     """Yield an Airflow whose database is ready."""

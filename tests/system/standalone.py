@@ -406,7 +406,9 @@ class Run:
         """Wait until each of some tasks' logs has a text, so many times."""
 
         def said() -> bool:
-            return all(self.log(name).count(text) >= times for name in names)
+            states = self.states()
+            # Airflow knows of no log before a task has been scheduled.
+            return all(states.get(name) and self.log(name).count(text) >= times for name in names)
 
         self._wait(said, WAIT_SECONDS, f"{text!r} in the logs")
 

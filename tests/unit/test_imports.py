@@ -24,7 +24,9 @@ LAYERS = {
     "provider_info": set(),
     "hooks": {"hooks", "api", "provider_info"},
     "triggers": {"triggers", "hooks", "api"},
-    "sensors": {"sensors", "triggers", "hooks", "api", "exceptions"},
+    "links": {"links", "hooks"},
+    "sensors": {"sensors", "triggers", "links", "hooks", "api", "exceptions"},
+    "operators": {"operators", "sensors", "links", "hooks", "api", "exceptions"},
 }
 
 

@@ -1,0 +1,405 @@
+"""The operators: a task that submits a media job and waits for it, and one that cancels one."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from airflow.providers.common.compat.sdk import AirflowException, AirflowNotFoundException, conf, mask_secret
+
+from airflow_ams.api.details import cancel_unless_ended
+from airflow_ams.api.errors import JobNotFoundError, RefusedError, ServiceError
+from airflow_ams.api.ids import read_ids
+from airflow_ams.api.model import Job, Outcome, document, signatures_in, verdict
+from airflow_ams.api.submission import Attempt, create, is_taken_up, may_be_resubmitted, number_in
+from airflow_ams.api.waiting import End, Ending
+from airflow_ams.exceptions import AmsJobFailedRetryable, AmsJobNotFound, AmsRefused
+from airflow_ams.hooks.ams import AmsHook
+from airflow_ams.links.ams import AmsJobLink
+from airflow_ams.operators.arguments import check_arguments, check_choice, named, spec_of, texts_in
+from airflow_ams.operators.memory import Memory
+from airflow_ams.operators.outlets import emit_outputs
+from airflow_ams.sensors.arguments import check_ids, check_settings, default_args, seconds
+from airflow_ams.sensors.waiting import CANCEL_SECONDS, WaitsForJobs
+
+if TYPE_CHECKING:
+    import jinja2
+    from airflow.providers.common.compat.sdk import Context, XComArg
+
+    from airflow_ams.api import MediaService
+    from airflow_ams.sensors.polling import Poll
+
+RESUBMIT = ("auto", "always", "never")
+_DEFERRABLE = conf.getboolean("operators", "default_deferrable", fallback=False)
+_TIMEOUT = conf.getfloat("sensors", "default_timeout")
+
+
+class AmsSubmitJobOperator(WaitsForJobs):
+    """Submits a media job, waits until it has finished, and returns a small document of it; never twice.
+
+    What is to be encoded is said in the service's own terms: on the v2 API by ``name``, ``input_asset_ids``
+    and ``tasks``, on the others by ``transform_name``, ``job_name``, ``inputs``, ``outputs`` and
+    ``correlation_data``; for all else by ``job``, the service's own document. The connection says which API
+    it is. Output assets that the service wants to be there before are made.
+
+    A submission is known by DAG, task, run and map index; the job's name ends in a mark of these, and in a
+    number. Whenever the task starts it looks for its jobs first:
+
+    ===================================== ==========================================================
+    its last job is                       what a new try does
+    ===================================== ==========================================================
+    Queued, Scheduled or Processing       waits for it
+    Finished, and no try has reported it  takes it for its own, and succeeds
+    Finished, and reported (the task was  submits another, under the next number
+    cleared after it had succeeded)
+    Canceling, Canceled, Error, or        submits another, under the next number; with
+    Finished with a failed output         ``resubmit="never"`` a failure that was not told yet is told
+    of before the task was cleared, and   the same: whoever clears a task that waits cancels its job
+    canceled while it is waited for
+    ===================================== ==========================================================
+
+    A create whose answer was lost is looked for before it is repeated. What remains possible: on v2, a
+    second job if the first one's creation is answered by nothing and shows up in the service's list more
+    than a quarter of a minute later; a job that runs on, unwaited for, if the worker dies while it creates it
+    and the task has no more tries; on Airflow 3.1 and 3.2, where a task cannot know how the tries before a
+    clear have ended, a second encode if a failed task is cleared whose job has finished since. The name must
+    be the same in all tries; one that a template makes of the time of day is not. Two deployments of Airflow
+    that share an account, and whose DAG, task and run ids are alike, share the job, too: give them different
+    names. So does a run that was deleted and made again under its old id: clear it instead.
+
+    :param job: the service's own document of the job: on v2 with ``Tasks``, elsewhere
+        ``{"properties": …}``; or anything that `AmsHook.submit_job` takes (templated, as are all
+        parameters of what to encode)
+    :param name: v2: the job's name; DAG and task unless given. 234 characters at most: a mark follows
+    :param input_asset_ids: v2: one id, or a list
+    :param tasks: v2: a list of dicts with ``processor`` (name or id), ``configuration`` (a preset's name, or
+        a dict or text), ``outputs`` (names of assets to make), and if you like ``name`` and ``inputs``
+        (indexes of input assets, names of other tasks' outputs)
+    :param priority: v2: a number, larger runs first; elsewhere ``Low``, ``Normal`` or ``High``
+    :param transform_name: the transform
+    :param job_name: the job's name; DAG and task unless given. 238 characters at most: a mark follows
+    :param inputs: names of assets, or http(s) URLs
+    :param outputs: names of assets, one for each output of the transform
+    :param correlation_data: texts by names, which the service gives back with the job
+    :param ams_conn_id: the connection (templated); ``ams_default`` unless given
+    :param wait_for_completion: whether to wait; if not, the document is that of the job as it was created
+    :param deferrable: wait in the triggerer; ``[operators] default_deferrable`` unless given
+    :param poke_interval: seconds between two readings of the job; 60 unless given
+    :param timeout: seconds of waiting in one try; ``[sensors] default_timeout`` unless given
+    :param queue_timeout: seconds that the job may be Queued or Scheduled; as long as it likes unless given
+    :param resubmit: when the job fails: ``"auto"`` lets the next try submit it again if the service advises
+        so (``MayRetry``) or the error is transient, ``"always"`` in any case, ``"never"`` in none. If it may,
+        and a try is left, `AmsJobFailedRetryable` is raised, else `AmsJobFailed`, which ends the task
+    :param cancel_on_kill: cancel the job when the task is killed, cleared or marked by a user; while it is
+        deferred that needs Airflow 3.3
+    :param cancel_on_timeout: cancel the job when the wait has run out of time
+    """
+
+    template_fields: Sequence[str] = (
+        *("job", "name", "input_asset_ids", "tasks", "priority"),
+        *("transform_name", "job_name", "inputs", "outputs", "correlation_data", "ams_conn_id"),
+    )
+    template_fields_renderers: ClassVar[dict[str, str]] = {
+        "job": "json",
+        "tasks": "json",
+        "correlation_data": "json",
+    }
+
+    not_found_grace = 60.0
+
+    def __init__(
+        self,
+        *,
+        job: Mapping[str, Any] | str | XComArg | None = None,
+        name: str | None = None,
+        input_asset_ids: str | Sequence[str] | XComArg | None = None,
+        tasks: Sequence[Mapping[str, Any]] | str | XComArg | None = None,
+        priority: int | str | None = None,
+        transform_name: str | None = None,
+        job_name: str | None = None,
+        inputs: str | Sequence[str] | XComArg | None = None,
+        outputs: str | Sequence[str] | XComArg | None = None,
+        correlation_data: Mapping[str, str] | str | XComArg | None = None,
+        ams_conn_id: str = AmsHook.default_conn_name,
+        wait_for_completion: bool = True,
+        deferrable: bool = _DEFERRABLE,
+        poke_interval: timedelta | float = 60,
+        timeout: timedelta | float = _TIMEOUT,
+        queue_timeout: timedelta | float | None = None,
+        resubmit: str = "auto",
+        cancel_on_kill: bool = True,
+        cancel_on_timeout: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.job = job
+        self.name = name
+        self.input_asset_ids = input_asset_ids
+        self.tasks = tasks
+        self.priority = priority
+        self.transform_name = transform_name
+        self.job_name = job_name
+        self.inputs = inputs
+        self.outputs = outputs
+        self.correlation_data = correlation_data
+        self.ams_conn_id = ams_conn_id
+        self.wait_for_completion = wait_for_completion
+        self.deferrable = deferrable
+        self.poke_interval = seconds(poke_interval, "poke_interval", self.task_id)
+        self.timeout = seconds(timeout, "timeout", self.task_id)
+        self.queue_timeout = seconds(queue_timeout, "queue_timeout", self.task_id)
+        self.resubmit = resubmit
+        self.cancel_on_kill = cancel_on_kill
+        self.cancel_on_timeout = cancel_on_timeout
+        self._job_id = ""
+        self._creating: tuple[Mapping[str, Any], str, int] | None = None
+        # Airflow renders a mapped task's templates without `render_template_fields`.
+        self._mask_signatures()
+        check_settings(vars(self), self.task_id, self.timeout)
+        check_choice("resubmit", resubmit, RESUBMIT, self.task_id)
+        check_arguments(vars(self), self.task_id)
+
+    @classmethod
+    def partial(cls, **kwargs: Any) -> Any:
+        """Begin a mapped task, whose settings are checked as those of another.
+
+        :raises ValueError: one is wrong
+        """
+        partial = super().partial(**kwargs)
+        given = {**default_args({**partial.kwargs, **kwargs}), **partial.kwargs}
+        task_id = kwargs.get("task_id")
+        check_settings(given, task_id, _TIMEOUT)
+        check_choice("resubmit", given.get("resubmit", "auto"), RESUBMIT, task_id)
+        return partial
+
+    def render_template_fields(self, context: Context, jinja_env: jinja2.Environment | None = None) -> None:
+        """Render the templates, and have the signatures of input URLs masked wherever Airflow shows them."""
+        super().render_template_fields(context, jinja_env)
+        self._mask_signatures()
+
+    def _mask_signatures(self) -> None:
+        for text in texts_in([getattr(self, field) for field in self.template_fields]):
+            for signature in signatures_in(text):
+                mask_secret(signature)
+
+    # -- submitting
+
+    def execute(self, context: Context) -> Any:
+        """Submit the job, or find the one that was; wait for it; return its document."""
+        return self._submit_and_wait(context)
+
+    def _submit_and_wait(self, context: Context) -> Any:
+        self._poll, self._job_id = None, ""
+        with self.hook, self._in_time():
+            memory = Memory(context, self.retries, self.log)
+            job, is_new = self._submitted(context, memory)
+            self._tell(context, job)
+            if not self.wait_for_completion:
+                AmsJobLink.show(context, self.hook, job.id)
+                memory.report(job.id)
+                return document(job)
+            poll = self._poll = self._begin(context)
+            if is_new and not job.state.is_final:
+                poll.wait.see(job)
+            elif (ending := self._look(poll)) is not None:
+                return self._result(ending, context)
+            return self._go_on_in_triggerer(poll, context) if self.deferrable else self._wait(poll, context)
+
+    def _submitted(self, context: Context, memory: Memory) -> tuple[Job, bool]:
+        """Return the job, and whether it was submitted just now."""
+        try:
+            service, spec = self.hook.get_conn(), self._spec(context)
+            service.check_spec(spec)
+            last = self._last(service, spec, memory)
+            if last is not None:
+                goes_on = self._takes_up(last, memory)
+                what = "going on with it" if goes_on else "submitting another"
+                self.log.info("Job %s was submitted before and is %s: %s", last.job.id, last.job.state, what)
+                if goes_on:
+                    memory.keep(last)
+                    return last.job, False
+            number = max(memory.try_number, last.number + 1 if last is not None else 1)
+            self._creating = (spec, memory.mark, number)
+            job = create(service, *self._creating)
+        except (RefusedError, AirflowNotFoundException) as exc:
+            raise AmsRefused(str(exc)) from exc
+        except ServiceError as exc:
+            raise AirflowException(
+                f"The job could not be submitted; a new try looks for it first. {exc}"
+            ) from exc
+        self._job_id = job.id
+        self.log.info("Submitted job %s", job.id)
+        memory.keep(Attempt(number, job))
+        return job, True
+
+    def _spec(self, context: Context) -> dict[str, Any]:
+        """Return what the job is to be made of, by what the templates have made of the arguments."""
+        ti: Any = context.get("ti")
+        return named(spec_of(vars(self)), f"{ti.dag_id}.{ti.task_id}" if ti is not None else self.task_id)
+
+    def _last(self, service: MediaService, spec: Mapping[str, Any], memory: Memory) -> Attempt | None:
+        """Find the last job of this task: the one that is remembered, or by its name."""
+        known = memory.last(service)
+        if known is not None and self._takes_up(known, memory):
+            return known
+        found = service.find_attempt(spec, memory.mark, memory.try_number)
+        return max(filter(None, (known, found)), key=lambda one: one.number, default=None)
+
+    def _takes_up(self, last: Attempt, memory: Memory) -> bool:
+        is_untold = memory.is_of_this_round(last.number)
+        if self.resubmit == "never" and is_untold and verdict(last.job).outcome is Outcome.FAILED:
+            # The wait will tell of it.
+            return True
+        return is_taken_up(last.job, is_reported=not is_untold and memory.is_reported(last))
+
+    def _tell(self, context: Context, job: Job) -> None:
+        """Let everybody know of the job's id, before it is waited for."""
+        self._job_id, self._creating = job.id, None
+        ti: Any = context.get("ti")
+        if ti is not None and self.do_xcom_push:
+            ti.xcom_push(key="job_id", value=job.id)
+
+    # -- waiting
+
+    def _wait(self, poll: Poll, context: Context) -> Any:
+        while True:
+            time.sleep(self._next_look(self.poke_interval))
+            if (ending := self._look(poll)) is not None:
+                return self._result(ending, context)
+
+    def _job_ids(self, context: Context) -> str | list[str]:
+        if self._job_id:
+            return self._job_id
+        # Resumed, in another process.
+        ti: Any = context["ti"]
+        pulled = ti.xcom_pull(task_ids=self.task_id, key="job_id", map_indexes=ti.map_index)
+        return read_ids(pulled) if pulled else []
+
+    def _result(self, ending: Ending, context: Context) -> Any:
+        memory = Memory(context, self.retries, self.log)
+        if ending.how is End.FAILED and memory.has_tries_left and self._is_resubmitted(ending.jobs):
+            raise AmsJobFailedRetryable(ending.text)
+        if ending.how is End.CANCELED and _was_given_up(ending.jobs, memory):
+            self.log.info("%s, because the task was cleared: submitting another", ending.text)
+            return self._submit_and_wait(context)
+        job = self._documents(ending)
+        emit_outputs(context, self.outlets, job, self.ams_conn_id)
+        memory.report(job["id"])
+        return job
+
+    def _is_resubmitted(self, job: Any) -> bool:
+        """Whether the next try submits a job again that has failed now."""
+        return self.resubmit == "always" or (self.resubmit == "auto" and may_be_resubmitted(job))
+
+    # -- the end
+
+    def on_kill(self) -> None:
+        """Cancel the job, if that is wanted; one that is being created, too."""
+        super().on_kill()
+        if self.cancel_on_kill and self._creating is not None:
+            thread = threading.Thread(target=self._cancel_created, args=self._creating, daemon=True)
+            thread.start()
+            thread.join(CANCEL_SECONDS)
+
+    def _pending(self) -> Collection[str]:
+        if self._poll is None and self._job_id:
+            return (self._job_id,)
+        return super()._pending()
+
+    def _cancel_created(self, spec: Mapping[str, Any], mark: str, number: int) -> None:
+        with suppress(Exception), AmsHook(self.ams_conn_id) as hook:
+            found = hook.get_conn().find_attempt(spec, mark, number)
+            if found is not None and found.number == number:
+                self._cancel_some(deque([found.job.id]))
+
+
+def _was_given_up(job: Any, memory: Memory) -> bool:
+    """Whether a canceled job is of a try before the clear, which may cancel it just when this try looks."""
+    number = number_in(str((job or {}).get("name")), memory.mark)
+    return number is not None and not memory.is_of_this_round(number)
+
+
+class AmsCancelJobOperator(WaitsForJobs):
+    """Cancels a media job, waits until it is, and returns the job's document.
+
+    A job that has ended already, in whichever way, is left as it is: that is success, with a line in the log.
+
+    :param job_id: the job's id, as `AmsJobSensor` takes it (templated)
+    :param ams_conn_id: the connection (templated); ``ams_default`` unless given
+    :param wait_for_completion: whether to wait until the job is Canceled, or has ended otherwise meanwhile
+    :param deferrable: wait in the triggerer; ``[operators] default_deferrable`` unless given
+    :param poke_interval: seconds between two readings of the job; 10 unless given
+    :param timeout: seconds of waiting in one try; an hour unless given
+    """
+
+    template_fields: Sequence[str] = ("job_id", "ams_conn_id")
+
+    not_found_grace = 0.0
+    queue_timeout = None
+    cancel_on_kill = False
+    cancel_on_timeout = False
+
+    def __init__(
+        self,
+        *,
+        job_id: str | XComArg,
+        ams_conn_id: str = AmsHook.default_conn_name,
+        wait_for_completion: bool = True,
+        deferrable: bool = _DEFERRABLE,
+        poke_interval: timedelta | float = 10,
+        timeout: timedelta | float = 3600,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.job_id = job_id
+        self.ams_conn_id = ams_conn_id
+        self.wait_for_completion = wait_for_completion
+        self.deferrable = deferrable
+        self.poke_interval = seconds(poke_interval, "poke_interval", self.task_id)
+        self.timeout = seconds(timeout, "timeout", self.task_id)
+        check_settings(vars(self), self.task_id, self.timeout)
+        check_ids(job_id, self.task_id)
+
+    def execute(self, context: Context) -> Any:
+        """Ask for the job to be canceled; wait for it; return its document."""
+        with self.hook, self._in_time():
+            job_id = self._asked_for(context)
+            poll = self._poll = self._begin(context)
+            while (ending := self._look(poll)) is None:
+                if not self.wait_for_completion:
+                    return document(self.hook.get_job(job_id))
+                if self.deferrable:
+                    return self._go_on_in_triggerer(poll, context)
+                time.sleep(self._next_look(self.poke_interval))
+            return self._result(ending, context)
+
+    def _asked_for(self, context: Context) -> str:
+        """Ask for the job to be canceled, unless it has ended; return its id."""
+        try:
+            service = self.hook.get_conn()
+            job_id = service.job_id(str(self._job_ids(context)))
+            state = cancel_unless_ended(service, job_id).state
+            what = "already, and left as it is" if state.is_final else "and is being canceled"
+            self.log.info("Job %s is %s %s", job_id, state, what)
+        except JobNotFoundError as exc:
+            raise AmsJobNotFound(exc.message) from exc
+        except (RefusedError, AirflowNotFoundException) as exc:
+            raise AmsRefused(str(exc)) from exc
+        except ServiceError as exc:
+            raise AirflowException(f"The job could not be canceled. {exc}") from exc
+        return job_id
+
+    def _job_ids(self, context: Context) -> str | list[str]:
+        return read_ids(self.job_id)
+
+    def _result(self, ending: Ending, context: Context) -> Any:
+        if ending.how in (End.SUCCEEDED, End.FAILED, End.CANCELED):
+            if ending.text:
+                self.log.info("%s", ending.text)
+            return ending.jobs
+        return self._documents(ending)

@@ -1,0 +1,246 @@
+"""What the submit operator is given: templates, texts, documents, and mistakes."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from airflow_ams.exceptions import AmsRefused
+from airflow_ams.operators.ams import AmsSubmitJobOperator
+from tests.integration.submits import Try, creates, encode, operator
+from tests.integration.waits import WIRES, all_apis, on
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from airflow_ams.emulator.process import Emulator
+
+ASSET = "nb:cid:UUID:f3c43f94-327f-2347-90bb-3bf79f8559f1"
+TASK = {
+    "processor": "Media Encoder Standard",
+    "configuration": "H264 Single Bitrate 720p",
+    "outputs": ["out"],
+}
+V2: dict[str, Any] = {"name": "clip", "input_asset_ids": [ASSET], "tasks": [TASK]}
+V3: dict[str, Any] = {"transform_name": "t", "job_name": "clip", "inputs": ["a"], "outputs": ["b"]}
+
+
+def chain(*tasks: dict[str, Any]) -> dict[str, Any]:
+    """Return arguments with these tasks, each a change of the usual one."""
+    return {**V2, "tasks": [{**TASK, **task} for task in tasks]}
+
+
+BAD: dict[str, tuple[dict[str, Any], str]] = {
+    "nothing": ({}, "says nothing of what to encode"),
+    "both APIs": ({**V2, **V3}, "both name.*and transform_name"),
+    "no input": ({**V2, "input_asset_ids": []}, "input_asset_ids"),
+    "no input of v3": ({**V3, "inputs": []}, "inputs of the job spec"),
+    "no output of v3": ({**V3, "outputs": None}, "outputs of the job spec"),
+    "no transform": ({**V3, "transform_name": ""}, "lacks transform_name"),
+    "no id": ({**V2, "input_asset_ids": "x"}, "nb:cid:UUID"),
+    "a circle": (
+        chain({"inputs": ["b"], "outputs": ["a"]}, {"inputs": ["a"], "outputs": ["b"]}),
+        "wait for each other",
+    ),
+    "no such output": (chain({"inputs": ["nowhere"]}), "'nowhere'"),
+    "one output twice": (chain({}, {}), "'out'"),
+    "no preset": (chain({"configuration": ""}), "lacks configuration"),
+    "a long name": ({**V2, "name": "x" * 257}, "257 characters"),
+    "no list": ({**V2, "tasks": "[{"}, "tasks looks like a list"),
+    "no dict": ({"job": ["Tasks"]}, "give a dict"),
+    "a word": ({**V2, "resubmit": "maybe"}, "resubmit.*'maybe'"),
+    "no seconds": ({**V2, "poke_interval": "soon"}, "poke_interval"),
+    "too often": ({**V2, "poke_interval": 0.5}, "at least 1 s"),
+    "two documents": ({"job": {"Tasks": []}, "input_asset_ids": [ASSET]}, "input_asset_ids"),
+}
+
+
+@pytest.mark.parametrize(("given", "said"), BAD.values(), ids=BAD)
+def test_mistakes_are_found_when_the_dag_is_read(given: dict[str, Any], said: str) -> None:
+    """As far as they can be; the message names the task, or the argument."""
+    with pytest.raises((TypeError, ValueError), match=said):
+        AmsSubmitJobOperator(task_id="encode", **given)
+
+
+@pytest.mark.parametrize("given", [V2, V3])
+def test_mistakes_in_templates_are_found_before_a_request(ams_emulator: Emulator, given: Any) -> None:
+    """What is known only when the task runs ends it without a retry; nothing was sent."""
+    ams_emulator.api = "v2" if given is V2 else "arm"
+    made = operator(dict.fromkeys(given, "{{ params.x }}"))
+    for key in given:
+        setattr(made, key, [])
+    with pytest.raises(AmsRefused):
+        Try().run(made)
+    assert not [r for r in ams_emulator.requests() if "token" not in r["path"] and "OAuth" not in r["path"]]
+
+
+@all_apis
+def test_the_other_apis_arguments_are_refused(ams: Emulator) -> None:
+    """The message says what the connection's API takes."""
+    with pytest.raises(AmsRefused, match=r"A job spec of .* API has no \["):
+        Try().run(operator(V3 if ams.api == "v2" else V2))
+    assert creates(ams) == 0
+
+
+@on("v2")
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"processor": "No Such Encoder"}, "no media processor 'No Such Encoder'"),
+        ({"processor": f"nb:mpid:UUID:{ASSET[-36:]}"}, f"nb:mpid:UUID:{ASSET[-36:]}"),
+    ],
+)
+def test_a_processor_that_is_not_there(ams: Emulator, changes: dict[str, str], said: str) -> None:
+    """The message names it."""
+    given = encode(ams)
+    given["tasks"] = [{**TASK, **changes}]
+    with pytest.raises(AmsRefused, match=said):
+        Try().run(operator(given))
+    assert creates(ams) == 0
+
+
+@on("v2")
+def test_a_preset_that_is_not_there(ams: Emulator, tmp_path: Path) -> None:
+    """The service takes the job, and fails it with its reason."""
+    (tmp_path / "clip.mp4").write_bytes(b"no clip")
+    given = {**V2, "input_asset_ids": ams.upload(tmp_path / "clip.mp4")}
+    given["tasks"] = [{**TASK, "configuration": "H264 Imaginary"}]
+    with pytest.raises(Exception, match=r"ErrorParsingConfiguration.*H264 Imaginary"):
+        Try().run(operator(given))
+
+
+@on("arm", "rms", "mkio")
+def test_a_transform_that_is_not_there(ams: Emulator) -> None:
+    """The message names it."""
+    with pytest.raises(AmsRefused, match="transform 'imaginary'"):
+        Try().run(operator({**V3, "transform_name": "imaginary"}))
+
+
+@on("arm", "rms", "mkio")
+@pytest.mark.parametrize("name", ["a/b", "a?b", "..", "a%2Fb"])
+def test_a_name_that_cannot_be(ams: Emulator, name: str) -> None:
+    """It would change the address; nothing is sent."""
+    with pytest.raises((AmsRefused, ValueError), match=r"job_name|job_id"):
+        Try().run(operator({**V3, "job_name": name}))
+    assert not list(ams.requests(WIRES[ams.api].job))
+
+
+@all_apis
+def test_arguments_may_be_texts(ams: Emulator) -> None:
+    """So a template makes them unless the DAG renders native objects."""
+    given = encode(ams, states=["Finished"])
+    texts = {
+        k: v if isinstance(v, str) else (json.dumps(v) if n % 2 else str(v))
+        for n, (k, v) in enumerate(given.items())
+    }
+    assert Try().run(operator(texts))["state"] == "Finished"
+
+
+@all_apis
+def test_a_spec_of_the_hook_is_one_argument(ams: Emulator) -> None:
+    """`job` takes what `AmsHook.submit_job` does, as a dict or a text."""
+    given = encode(ams, states=["Finished"])
+    assert Try().run(operator({"job": given}))["state"] == "Finished"
+    assert Try(run_id="manual__2").run(operator({"job": json.dumps(given)}))["state"] == "Finished"
+
+
+@all_apis
+def test_the_services_own_document(ams: Emulator) -> None:
+    """It is sent as it is, but for the name."""
+    given = encode(ams, states=["Finished"])
+    if ams.api == "v2":
+        from airflow_ams.api.v2_spec import read_spec
+
+        document, inputs = read_spec(given)
+        document["Tasks"][0]["MediaProcessorId"] = "nb:mpid:UUID:5c819ed0-0000-4000-8000-a1f10a35c819"
+        uri = f"{ams.base_url}Assets('{inputs[0]}')"
+        job = {**document, "InputMediaAssets": [{"__metadata": {"uri": uri}}]}
+        made = operator({"job": job})
+    else:
+        properties = {
+            "input": {"@odata.type": "#Microsoft.Media.JobInputAsset", "assetName": "source"},
+            "outputs": [{"@odata.type": "#Microsoft.Media.JobOutputAsset", "assetName": "out"}],
+        }
+        names = {"transform_name": given["transform_name"], "job_name": "clip"}
+        made = operator({**names, "job": {"properties": properties}})
+    done = Try().run(made)
+    assert done["state"] == "Finished"
+    assert done["name"].startswith("clip-")
+
+
+@all_apis
+def test_a_job_without_a_name_has_the_tasks(ams: Emulator) -> None:
+    """DAG and task, so that people find it in a portal."""
+    given = encode(ams, states=["Finished"])
+    given.pop("name", None)
+    given.pop("job_name", None)
+    assert Try().run(operator(given))["name"].startswith("nightly.encode-")
+
+
+@all_apis
+def test_priority_and_correlation_data_arrive(ams: Emulator) -> None:
+    """Each API's own."""
+    given = encode(ams, states=["Finished"])
+    more: dict[str, Any] = (
+        {"priority": 7} if ams.api == "v2" else {"priority": "High", "correlation_data": {"o": "17"}}
+    )
+    made = operator({**given, **more})
+    job = Try().run(made)
+    with made.hook as hook:
+        found = hook.get_job(job["id"])
+    assert found.priority == more["priority"]
+    if ams.api != "v2":
+        assert found.raw["properties"]["correlationData"] == {"o": "17"}
+
+
+@all_apis
+def test_templates_are_rendered_however_deep(ams: Emulator) -> None:
+    """In lists of dicts, too; what is no text stays what it is."""
+    given = encode(ams, states=["Finished"])
+    params = {"word": "nested", "out": "out", "n": 7}
+    if ams.api == "v2":
+        task = {
+            **given["tasks"][0],
+            "name": "{{ params.word }}",
+            "outputs": ["{{ params.out }} {{ run_id }}"],
+        }
+        made = operator({**given, "tasks": [task], "priority": "{{ params.n }}"})
+    else:
+        data = {"word": "{{ params.word }}"}
+        made = operator({**given, "outputs": ["{{ params.out }} {{ run_id }}"], "correlation_data": data})
+    made.render_template_fields({"params": params, "run_id": "r1"})
+    job = Try().run(made)
+    assert [output["name"] for output in job["outputs"]] == ["out r1"]
+    with made.hook as hook:
+        found = hook.get_conn().with_tasks(hook.get_job(job["id"]))
+    if ams.api == "v2":
+        assert found.priority == 7
+        assert [task.name for task in found.tasks] == ["nested"]
+    else:
+        assert found.raw["properties"]["correlationData"] == {"word": "nested"}
+
+
+@pytest.mark.parametrize(
+    ("given", "said"), [({"resubmit": "maybe"}, "resubmit"), ({"poke_interval": 0.1}, "at least 1 s")]
+)
+def test_mistakes_of_mapped_tasks_are_found_when_the_dag_is_read(given: dict[str, Any], said: str) -> None:
+    """As far as they are not mapped."""
+    with pytest.raises(ValueError, match=said):
+        AmsSubmitJobOperator.partial(task_id="encode", transform_name="t", **given)
+
+
+@pytest.mark.parametrize("is_template", [True, False])
+def test_signatures_of_input_urls_are_masked(is_template: bool) -> None:
+    """Airflow shows the rendered arguments; whoever has a signature may read the input."""
+    from airflow.providers.common.compat.sdk import redact
+
+    signature = f"abc%2Fdef{is_template}secret"
+    url = f"https://clips.blob.example/7.mp4?sv=2024&sig={signature}&se=1"
+    given = {**V3, "inputs": ["{{ params.url }}" if is_template else url]}
+    made = AmsSubmitJobOperator(task_id="encode", **given)
+    made.render_template_fields({"params": {"url": url}})
+    assert made.inputs == [url]
+    assert signature not in str(redact({"inputs": made.inputs}))
+    assert "clips.blob.example" in str(redact({"inputs": made.inputs}))
