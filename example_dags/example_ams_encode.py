@@ -1,4 +1,4 @@
-"""Submit an encode, wait until it has finished, and list what it wrote.
+"""Encode: submit a job, wait until it has finished, and list what it wrote.
 
 What to encode comes as the parameter ``job``, which is what `AmsHook.submit_job` takes. On the v2 API::
 
@@ -20,8 +20,7 @@ from typing import Any
 
 from airflow.providers.common.compat.sdk import Param, dag, task
 
-from airflow_ams.hooks.ams import AmsHook
-from airflow_ams.sensors.ams import AmsJobSensor
+from airflow_ams.operators.ams import AmsSubmitJobOperator
 
 
 @dag(
@@ -33,23 +32,16 @@ from airflow_ams.sensors.ams import AmsJobSensor
     tags=["example", "ams"],
 )
 def example_ams_encode() -> None:
-    """Submit, wait, list."""
-
-    # [START howto_hook_ams_submit]
-    # The v2 API cannot tell a repeated create from a new one, so a retry would encode twice.
-    @task(retries=0)
-    def submit(params: Any = None) -> str:
-        with AmsHook() as hook:
-            return hook.submit_job(params["job"]).id
-
-    # [END howto_hook_ams_submit]
-
-    wait_for_encode = AmsJobSensor(
-        task_id="wait_for_encode",
-        job_id=submit(),
+    """Submit and wait, then list."""
+    # [START howto_operator_ams_submit]
+    encode = AmsSubmitJobOperator(
+        task_id="encode",
+        job="{{ params.job | tojson }}",
         poke_interval=5,
         timeout=timedelta(hours=6),
+        retries=3,
     )
+    # [END howto_operator_ams_submit]
 
     @task
     def list_outputs(job: Any) -> list[str]:
@@ -57,7 +49,7 @@ def example_ams_encode() -> None:
             print(f"{job['id']} wrote {output['name']} ({output['asset_id']})")
         return [output["asset_id"] for output in job["outputs"]]
 
-    list_outputs(wait_for_encode.output)
+    list_outputs(encode.output)
 
 
 example_ams_encode()

@@ -77,7 +77,7 @@ def test_broken_input_ends_in_one(sandbox: dict[str, str], tmp_path: Path) -> No
     assert result.returncode == 1, result.stdout + result.stderr
     assert "failed: " in result.stdout
     assert re.search(r"Error\w+: ", result.stdout)
-    assert "wait_for_encode failed" in result.stdout
+    assert "encode failed" in result.stdout
     assert "list_outputs upstream_failed" in result.stdout
     assert not list((tmp_path / "tmp").iterdir())
 

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import re
+import shutil
+import threading
+from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.system.conftest import job_v2
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from airflow_ams.emulator.process import Emulator
@@ -46,21 +53,26 @@ def test_failure_is_reported_with_its_reason(airflow: Airflow, ams_emulator: Emu
     assert ams_emulator.key not in run.log
 
 
-def job_v2(ams: Emulator, clip: Path) -> dict[str, Any]:
-    """Return an encode for the v2 API."""
-    task = {
-        "processor": "Media Encoder Standard",
-        "configuration": "H264 Single Bitrate 720p",
-        "outputs": ["encoded"],
-    }
-    return {"name": "Encode", "input_asset_ids": [ams.upload(clip)], "tasks": [task]}
-
-
 def job_v3(ams: Emulator, clip: Path) -> dict[str, Any]:
     """Return an encode for the others."""
     ams.create_transform("encode-720p", preset="H264SingleBitrate720p")
     source = ams.asset_name(ams.upload(clip))
     return {"transform_name": "encode-720p", "job_name": "Clip-7", "inputs": [source], "outputs": ["encoded"]}
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """Serve a folder over http; yield its address."""
+    with ThreadingHTTPServer(
+        ("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=str(folder))
+    ) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 @pytest.mark.parametrize(("api", "job"), [("v2", job_v2), ("arm", job_v3), ("rms", job_v3), ("mkio", job_v3)])
@@ -71,17 +83,36 @@ def test_one_dag_encodes_on_every_service(
     ams_emulator.api = api
     run = airflow.test_dag("example_ams_encode", {"job": job(ams_emulator, clip)}, ams_emulator)
     assert run.code == 0, run.log
-    assert run.states == {"submit": "success", "wait_for_encode": "success", "list_outputs": "success"}
+    assert run.states == {"encode": "success", "list_outputs": "success"}
     (job_id,) = re.findall(r"(\S+) wrote encoded \(", run.log)
-    assert job_id == "encode-720p/Clip-7" if api != "v2" else job_id.startswith("nb:jid:UUID:")
+    assert job_id.startswith("encode-720p/Clip-7-" if api != "v2" else "nb:jid:UUID:")
     assert ams_emulator.key not in run.log
 
 
+def test_a_folder_is_encoded_in_one_batch(
+    airflow: Airflow, ams_emulator: Emulator, clip: Path, tmp_path: Path
+) -> None:
+    """Each clip becomes a job, which reads it over http; one wait is for all of them."""
+    ams_emulator.api = "mkio"
+    ams_emulator.create_transform("encode-720p", preset="H264SingleBitrate720p")
+    for name in ("a clip.mp4", "b.mp4", "notes.txt"):
+        shutil.copy(clip, tmp_path / name)
+    with served(tmp_path) as address:
+        conf = {"folder": str(tmp_path), "address": address, "transform_name": "encode-720p"}
+        run = airflow.test_dag("example_ams_batch", conf, ams_emulator)
+    assert run.code == 0, run.log
+    assert set(run.states.values()) == {"success"}
+    assert sorted(re.findall(r"submit-\w+-1 wrote (.*-encoded)", run.log)) == [
+        "a clip-encoded",
+        "b-encoded",
+    ]
+
+
 def test_examples_parse(airflow: Airflow) -> None:
-    """Airflow finds both examples, and no import error."""
-    listed = airflow.run("dags", "list").stdout
-    assert "example_ams_wait" in listed
-    assert "example_ams_encode" in listed
+    """Airflow finds all examples, and no import error."""
+    listed = airflow.run("dags", "list", "--output", "plain").stdout
+    for name in ("wait", "encode", "batch", "assets_producer", "assets_consumer"):
+        assert f"example_ams_{name}" in listed
     assert "No data found" in airflow.run("dags", "list-import-errors").stdout
 
 
