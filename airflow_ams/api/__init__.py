@@ -90,7 +90,11 @@ class MediaService(Protocol):
         """Raise `RefusedError` if no job can be made of a spec, as far as is known without asking."""
 
     def submit_as(self, spec: Mapping[str, Any], mark: str, number: int) -> Job:
-        """Create a job whose name ends in mark and number; raise `UncertainError` if the answer was lost."""
+        """Create a job whose name ends in mark and number; where names are unique, return the one there is.
+
+        Raises `UncertainError` if the answer was lost. After that, and after `TransientError`, look before
+        creating again.
+        """
 
     def find_attempt(self, spec: Mapping[str, Any], mark: str, number: int) -> Attempt | None:
         """Find the job of a mark that has the highest number; `number` is the next one's, as far as known."""

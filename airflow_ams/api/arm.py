@@ -182,18 +182,29 @@ class ArmService(V3Service):
         for row in self._rows("transforms", self._page("transforms", "")):
             yield _scope(str(row["name"]))
 
-    def _prepare(self, outputs: Collection[str]) -> None:
-        """Make those output assets that are not there."""
-        for name in outputs:
-            address = self._address(f"assets/{quote(name, safe='')}")
-            try:
-                self._transport.send("GET", address, nothing)
-            except RefusedError as exc:
-                if exc.status != HTTPStatus.NOT_FOUND or not exc.code:
-                    raise
-                self._transport.send(
-                    "PUT", address, nothing, body=lambda _: {"properties": {}}, headers=JSON_BODY
-                )
+    def _prepare(self, job_id: str, outputs: Collection[str]) -> None:
+        """Make those output assets that are not there; none, if there is no transform to fill them."""
+        addresses = [self._address(f"assets/{quote(name, safe='')}") for name in outputs]
+        missing = [address for address in addresses if self._not_there(address) is not None]
+        if not missing:
+            return
+        transform = self._address(_scope(job_id.partition("/")[0]).rstrip("/"))
+        if (exc := self._not_there(transform)) is not None:
+            raise self._no_transform(exc, job_id) from exc
+        for address in missing:
+            self._transport.send(
+                "PUT", address, nothing, body=lambda _: {"properties": {}}, headers=JSON_BODY
+            )
+
+    def _not_there(self, address: str) -> RefusedError | None:
+        """Return the service's word that there is nothing at an address; None if there is."""
+        try:
+            self._transport.send("GET", address, nothing)
+        except RefusedError as exc:
+            if exc.status != HTTPStatus.NOT_FOUND or not exc.code:
+                raise
+            return exc
+        return None
 
     def _deleted(self, job_id: str, answer: Answer) -> None:
         if answer.status == HTTPStatus.NO_CONTENT:

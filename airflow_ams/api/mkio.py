@@ -155,7 +155,7 @@ class MkioService(V3Service):
     def _scopes(self) -> Iterator[str]:
         yield ""
 
-    def _prepare(self, outputs: Collection[str]) -> None:
+    def _prepare(self, job_id: str, outputs: Collection[str]) -> None:
         """Do nothing: the service makes output assets as it needs them."""
 
     def _deleted(self, job_id: str, answer: Answer) -> None:

@@ -10,21 +10,22 @@ import hashlib
 import json
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from datetime import datetime, timezone
+from itertools import count, takewhile
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from airflow_ams.api.errors import RefusedError, UncertainError
+from airflow_ams.api.errors import RefusedError, ServiceError, UncertainError
 from airflow_ams.api.model import Job, JobState, Outcome, verdict
 
 if TYPE_CHECKING:
     from airflow_ams.api import MediaService
 
 LOOKS = (0.0, 2.0, 5.0, 10.0)
-"""Seconds before each look for a job whose creation was not confirmed; then it is created again."""
+"""Seconds before each look for a job whose creation was not confirmed."""
 
-CREATES = 3
-"""How often one try of a task sends a create at most."""
-
+_NEVER = datetime.max.replace(tzinfo=timezone.utc)
 _DIGITS = 4
 _SUFFIX = len("-0123456789abcdef-") + _DIGITS
 
@@ -77,6 +78,34 @@ def is_taken_up(job: Job, *, is_reported: bool) -> bool:
     return outcome is Outcome.SUCCEEDED and not is_reported
 
 
+def last_of(attempts: Iterable[Attempt]) -> Attempt | None:
+    """Return the one with the highest number; None if there are none.
+
+    A create that has happened twice makes two of a number. All tries choose the same one: the first that is
+    of use, or the first.
+    """
+
+    def rank(one: Attempt) -> tuple[int, bool, datetime, str]:
+        is_useless = not is_taken_up(one.job, is_reported=False)
+        return -one.number, is_useless, one.job.created or _NEVER, one.job.id
+
+    return min(attempts, key=rank, default=None)
+
+
+def last_by_number(read: Callable[[int], Attempt | None], number: int) -> Attempt | None:
+    """Find the last job of a mark on a service that has to be asked for each number: upward first, then down.
+
+    Upward the numbers have no gaps, save of tries that overlap. Downward they may have, since a try that ends
+    before its create leaves one, so only 1 is the end: no job at all costs as many requests as the number.
+
+    :param read: returns the job of a number, if there is one
+    :param number: the next job's, as far as known
+    """
+    if later := [*takewhile(bool, map(read, count(number)))]:
+        return later[-1]
+    return next(filter(None, map(read, range(number - 1, 0, -1))), None)
+
+
 def may_be_resubmitted(document: Mapping[str, Any] | None) -> bool:
     """Whether the same job may do better another time, by the service's advice or the kind of its errors.
 
@@ -93,23 +122,28 @@ def _advice_of(code: str) -> str | None:
 
 
 def create(service: MediaService, spec: Mapping[str, Any], mark: str, number: int) -> Job:
-    """Create a job; one whose answer was lost is looked for before it is created again.
+    """Create a job; one whose answer was lost is looked for, and not created again.
 
-    :raises UncertainError: no answer has come, and no such job is there to be seen
+    :returns: the job; of a later number, if another try of the task has made one meanwhile
+    :raises TransientError: the service has trouble. A gateway may say so of a create that has happened: look
+        for the mark's jobs before creating again
+    :raises UncertainError: no usable answer has come, and no such job is there to be seen; look likewise
     """
-    for _ in range(CREATES - 1):
-        try:
-            return service.submit_as(spec, mark, number)
-        except UncertainError:  # noqa: PERF203  # two turns
-            if (job := _look_for(service, spec, mark, number)) is not None:
-                return job
-    return service.submit_as(spec, mark, number)
+    try:
+        return service.submit_as(spec, mark, number)
+    except UncertainError:
+        if (job := _look_for(service, spec, mark, number)) is not None:
+            return job
+        raise
 
 
 def _look_for(service: MediaService, spec: Mapping[str, Any], mark: str, number: int) -> Job | None:
     for seconds in LOOKS:
         time.sleep(seconds)
-        found = service.find_attempt(spec, mark, number)
-        if found is not None and found.number == number:
-            return found.job
+        # A look that fails has seen nothing; what matters remains that the create was not confirmed.
+        with suppress(ServiceError):
+            # Where each number is asked for, a look for this one would end at it, and miss the next.
+            found = service.find_attempt(spec, mark, number + 1)
+            if found is not None and found.number >= number:
+                return found.job
     return None

@@ -20,8 +20,8 @@ from airflow_ams.api.errors import (
     explain_refused_cancel,
 )
 from airflow_ams.api.model import Job, JobOutput, JobState, OutputFile, mean_progress
-from airflow_ams.api.retries import Retries
-from airflow_ams.api.submission import Attempt, marked, number_in
+from airflow_ams.api.retries import NO_RETRIES, Retries
+from airflow_ams.api.submission import Attempt, last_by_number, last_of, marked, number_in
 from airflow_ams.api.times import utc
 from airflow_ams.api.transport import Transport
 from airflow_ams.api.v2_document import (
@@ -214,38 +214,43 @@ class V2Service:
         :raises RefusedError: the spec lacks something, no such processor, or the service refuses it
         :raises UncertainError: the answer was lost
         """
-        document, inputs = read_spec(spec)
-        if not is_document(spec):
-            for task in document["Tasks"]:
-                task["MediaProcessorId"] = self._processor_id(task["MediaProcessorId"])
-        return self._create_job(document, inputs)
+        return self._create_job(*self._read_spec(spec))
 
     def check_spec(self, spec: Mapping[str, Any]) -> None:
         """Raise RefusedError if no job can be made of a spec, as far as is known without asking."""
         read_spec(spec)
 
     def submit_as(self, spec: Mapping[str, Any], mark: str, number: int) -> Job:
-        """Create a job with a mark and a number at the end of its name."""
+        """Create a job with a mark and a number at the end of its name.
+
+        :raises TransientError: the service has trouble. Not even a 503 is followed by another POST: a gateway
+            may have sent it after the service has made the job, so look before creating again
+        """
         key = name_key(spec)
-        return self.submit_job({**spec, key: marked(str(spec.get(key) or ""), mark, number, MAX_NAME)})
+        named = {**spec, key: marked(str(spec.get(key) or ""), mark, number, MAX_NAME)}
+        return self._create_job(*self._read_spec(named), retries=NO_RETRIES)
 
     def find_attempt(self, spec: Mapping[str, Any], mark: str, number: int) -> Attempt | None:
         """Find the last job of a mark, with one request if the service takes ``startswith``."""
         begin = marked(str(spec.get(name_key(spec)) or ""), mark, "", MAX_NAME)
         try:
-            rows = self._all_rows(f"$filter=startswith(Name,{_literal(begin)})&$orderby=Created")
-        except RefusedError as exc:
+            return last_of(self._attempts(f"startswith(Name,{_literal(begin)})", mark))
+        except (RefusedError, TransientError) as exc:
             if isinstance(exc, SignInError) or exc.status not in FILTER_REFUSALS:
                 raise
-            names = (f"$filter=Name%20eq%20{_literal(f'{begin}{n}')}" for n in range(number, 0, -1))
-            rows = next(filter(None, map(self._all_rows, names)), [])
-        found = [Attempt(n, job) for job in map(job_of, rows) if (n := number_in(job.name, mark)) is not None]
-        # Should a create have happened twice, both tries wait for the same one: the first.
-        last = max((one.number for one in found), default=0)
-        return next((one for one in found if one.number == last), None)
 
-    def _all_rows(self, query: str) -> list[dict[str, Any]]:
-        return [row for rows in self._pages(query) for row in rows]
+        def read(n: int) -> Attempt | None:
+            made = self._attempts(f"Name%20eq%20{_literal(f'{begin}{n}')}", mark)
+            return last_of(one for one in made if one.number == n)
+
+        return last_by_number(read, number)
+
+    def _attempts(self, clause: str, mark: str) -> Iterator[Attempt]:
+        """Yield the jobs of a mark on a list."""
+        for rows in self._pages(f"$filter={clause}&$orderby=Created"):
+            for job in map(job_of, rows):
+                if (number := number_in(job.name, mark)) is not None:
+                    yield Attempt(number, job)
 
     def cancel_job(self, job_id: str, *, retries: Retries | None = None) -> None:
         """Ask for a job to be canceled; asking again while it is Canceling, or Canceled, is no error.
@@ -317,7 +322,17 @@ class V2Service:
     def _read(self, path: str, *, retries: Retries | None = None) -> list[dict[str, Any]]:
         return self._transport.send("GET", path, read_page, retries=retries)[0]
 
-    def _create_job(self, document: Mapping[str, Any], inputs: Sequence[str]) -> Job:
+    def _read_spec(self, spec: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+        """Return the document to create a job with, processors by id, and the ids of its input assets."""
+        document, inputs = read_spec(spec)
+        if not is_document(spec):
+            for task in document["Tasks"]:
+                task["MediaProcessorId"] = self._processor_id(task["MediaProcessorId"])
+        return document, inputs
+
+    def _create_job(
+        self, document: Mapping[str, Any], inputs: Sequence[str], *, retries: Retries | None = None
+    ) -> Job:
         def body(base: str) -> Mapping[str, Any]:
             links = [f"{base}Assets({_literal(asset_id)})" for asset_id in inputs]
             return {**document, "InputMediaAssets@odata.bind": links} if links else document
@@ -333,6 +348,7 @@ class V2Service:
                 "Content-Type": "application/json;odata=verbose" if verbose else "application/json",
             },
             create=True,
+            retries=retries,
         )
 
     def _pages(self, query: str) -> Iterator[list[dict[str, Any]]]:

@@ -7,6 +7,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from airflow_ams.api.errors import MalformedIdError
+from airflow_ams.api.model import without_signatures
 
 EXAMPLE_ID = "nb:jid:UUID:f3c43f94-327f-2347-90bb-3bf79f8559f1"
 
@@ -24,8 +25,9 @@ def known_id(text: Any, kind: str, field: str) -> str:
     found = _ID.fullmatch(unquote(text).strip()) if isinstance(text, str) else None
     if found is None or found[1].lower() != kind:
         example = f"nb:{kind}:UUID:{EXAMPLE_ID.rpartition(':')[2]}"
+        shown = without_signatures(str(text))[:200]
         raise MalformedIdError(
-            f"{field} {str(text)[:200]!r} is no v2 id; one looks like {example}{_other_api(text, kind)}"
+            f"{field} {shown!r} is no v2 id; one looks like {example}{_other_api(text, kind)}"
         )
     return f"nb:{kind}:UUID:{found[2].lower()}"
 

@@ -13,7 +13,6 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 from functools import partial
 from http import HTTPStatus
-from itertools import count, takewhile
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -31,18 +30,16 @@ from airflow_ams.api.errors import (
 )
 from airflow_ams.api.model import Job, JobOutput, JobState, OutputFile
 from airflow_ams.api.retries import Retries
-from airflow_ams.api.submission import Attempt, marked
+from airflow_ams.api.submission import Attempt, last_by_number, marked
 from airflow_ams.api.transport import Transport
 from airflow_ams.api.v3_document import job_of, progress_of, state_of
 from airflow_ams.api.v3_lists import Row, literal_time, read_list
-from airflow_ams.api.v3_spec import MAX_NAME, read_spec, writes_as_asked
+from airflow_ams.api.v3_spec import BAD_NAME, MAX_NAME, read_spec, writes_as_asked
 from airflow_ams.api.wire import Answer
 
 _JOB = re.compile(r"([^/]+)/([^/]+)")
 _PATH = re.compile(r"(?:.*/)?transforms/([^/]+)/jobs/([^/]+)", re.IGNORECASE | re.DOTALL)
 _V2_ID = re.compile(r"nb:[a-z]+:uuid:", re.IGNORECASE)
-_BAD_NAME = re.compile(r"\.{1,2}|.*[\x00-\x1f\x7f<>?#%\\{}\ud800-\udfff].*|.{261,}", re.DOTALL)
-"""No name of a service, or one that would change the path of a request, or be another when read twice."""
 
 JSON_BODY = {"Content-Type": "application/json"}
 
@@ -103,7 +100,7 @@ class V3Service(ABC):
         """Yield the lists in which all jobs of the account are."""
 
     @abstractmethod
-    def _prepare(self, outputs: Collection[str]) -> None:
+    def _prepare(self, job_id: str, outputs: Collection[str]) -> None:
         """Make what a service wants to be there before a job that writes these assets is created."""
 
     # -- what they share
@@ -122,7 +119,7 @@ class V3Service(ABC):
         found = _JOB.fullmatch(given)
         if found is None and (found := _PATH.fullmatch(given)):
             self._check_owner(given)
-        if found is None or any(_BAD_NAME.fullmatch(name) for name in found.groups()):
+        if found is None or any(BAD_NAME.fullmatch(name) for name in found.groups()):
             what = "is an id of the v2 API, but" if _V2_ID.match(given) else "is no job id:"
             raise MalformedIdError(
                 f"job_id {str(text)[:200]!r} {what} the connection's extra.api is '{self.api}', which wants "
@@ -221,9 +218,29 @@ class V3Service(ABC):
         :raises UncertainError: the answer was lost, or an earlier try may have made the job of that name, and
             no such job that runs is there to be seen
         """
+        job_id, document = self._prepared(spec)
+        try:
+            return self._create_job(job_id, document)
+        except RefusedError as exc:
+            if exc.status != HTTPStatus.CONFLICT:
+                raise
+            raise RefusedError(
+                f"There is a job {job_id} already: give the new one another name. {exc.message}",
+                status=exc.status,
+                code=exc.code,
+                request_id=exc.request_id,
+            ) from exc
+
+    def _prepared(self, spec: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+        """Return the id and the properties to create a job with, when its output assets are there."""
         transform, name, document = read_spec(spec)
         job_id = self.job_id(f"{transform}/{name}")
-        self._prepare([output["assetName"] for output in document["outputs"] if output.get("assetName")])
+        self._prepare(
+            job_id, [output["assetName"] for output in document["outputs"] if output.get("assetName")]
+        )
+        return job_id, document
+
+    def _create_job(self, job_id: str, document: Mapping[str, Any]) -> Job:
         try:
             return self._transport.send(
                 "PUT",
@@ -243,14 +260,7 @@ class V3Service(ABC):
         except RefusedError as exc:
             if exc.status == HTTPStatus.NOT_FOUND and exc.code:
                 raise self._no_transform(exc, job_id) from exc
-            if exc.status != HTTPStatus.CONFLICT:
-                raise
-            raise RefusedError(
-                f"There is a job {job_id} already: give the new one another name. {exc.message}",
-                status=exc.status,
-                code=exc.code,
-                request_id=exc.request_id,
-            ) from exc
+            raise
 
     def _no_transform(self, exc: RefusedError, job_id: str) -> Exception:
         """Say what a 404 means for a job that was to be created."""
@@ -271,16 +281,22 @@ class V3Service(ABC):
 
     def submit_as(self, spec: Mapping[str, Any], mark: str, number: int) -> Job:
         """Create a job with a mark and a number at the end of its name; if there is one, it is that."""
-        named = {**spec, "job_name": marked(str(spec["job_name"]), mark, number, MAX_NAME)}
+        job_id, document = self._prepared(
+            {**spec, "job_name": marked(str(spec["job_name"]), mark, number, MAX_NAME)}
+        )
         try:
-            return self.submit_job(named)
+            return self._create_job(job_id, document)
         except RefusedError as exc:
             if exc.status != HTTPStatus.CONFLICT:
                 raise
-            return self.get_job(f"{spec['transform_name']}/{named['job_name']}")
+            try:
+                return self.get_job(job_id)
+            except JobNotFoundError:
+                # Something else was in the way, and the service has said what.
+                raise exc from None
 
     def find_attempt(self, spec: Mapping[str, Any], mark: str, number: int) -> Attempt | None:
-        """Find the last job of a mark: one by one, from the number that the next one would have."""
+        """Find the last job of a mark: one by one, since no filter for the beginning of a name is known."""
 
         def read(n: int) -> Attempt | None:
             name = marked(str(spec["job_name"]), mark, n, MAX_NAME)
@@ -289,9 +305,7 @@ class V3Service(ABC):
             except JobNotFoundError:
                 return None
 
-        if later := [*takewhile(bool, map(read, count(number)))]:
-            return later[-1]
-        return next(filter(None, map(read, range(number - 1, 0, -1))), None)
+        return last_by_number(read, number)
 
     def cancel_job(self, job_id: str, *, retries: Retries | None = None) -> None:
         """Ask for a job to be canceled; asking again while it is Canceling, or Canceled, is no error.

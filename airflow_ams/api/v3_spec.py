@@ -15,20 +15,32 @@
 or, for all else that a service takes, its own document::
 
     {"transform_name": "encode-720p", "job_name": "clip-7", "properties": {"input": {…}, "outputs": […]}}
+
+Templates write lists and dicts as texts; those are read back: a text with brackets, or braces at both ends;
+``[clip] a.mp4`` is a name. One input, or output, needs no list.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Mapping
 from typing import Any
 
 from airflow_ams.api.errors import RefusedError
-from airflow_ams.api.model import Job, without_signatures
+from airflow_ams.api.model import Job
+from airflow_ams.api.spec import as_json, check_keys, names, shown, structure, text
 
 MAX_NAME = 260
 """Characters of a job's name ("Jobs - Create")."""
 
-_KEYS = (
+BAD_NAME = re.compile(
+    rf"|\.{{1,2}}|.*[\x00-\x1f\x7f/<>?#%\\{{}}\ud800-\udfff].*|.{{{MAX_NAME + 1},}}", re.DOTALL
+)
+"""No name of a service, or one that would change the path of a request, or be another when read twice."""
+
+PRIORITIES = ("Low", "Normal", "High")
+
+KEYS = (
     "transform_name",
     "job_name",
     "inputs",
@@ -50,49 +62,85 @@ def read_spec(spec: Mapping[str, Any]) -> tuple[str, str, dict[str, Any]]:
 
     :raises RefusedError: the spec lacks something, or holds what it cannot
     """
-    if not isinstance(spec, Mapping):
-        raise RefusedError(f"A job spec is {str(spec)[:50]!r}; give a dict with {', '.join(_KEYS)}")
-    if unknown := sorted(set(spec) - set(_KEYS)):
-        raise RefusedError(f"A job spec of this API has no {unknown}; it has {', '.join(_KEYS)}")
-    if missing := [key for key in ("transform_name", "job_name") if not spec.get(key)]:
+    check_keys("A job spec of this API", spec, KEYS)
+    if missing := [key for key in ("transform_name", "job_name") if spec.get(key) in (None, "")]:
         raise RefusedError(f"The job spec lacks {' and '.join(missing)}")
-    properties = spec.get("properties")
-    if properties is not None and (both := [key for key in _IN_PROPERTIES if spec.get(key)]):
-        raise RefusedError(f"The job spec holds properties, so it cannot have {', '.join(both)} beside them")
-    if properties is None:
-        properties = _properties(spec)
-    elif not isinstance(properties, Mapping) or not _are_outputs(properties.get("outputs")):
-        raise RefusedError("properties of the job spec is no job document: it lacks the list of outputs")
-    return str(spec["transform_name"]), str(spec["job_name"]), dict(properties)
-
-
-def _are_outputs(value: Any) -> bool:
-    return isinstance(value, list) and all(
-        isinstance(output, Mapping) and isinstance(output.get("assetName", ""), str) for output in value
+    transform, name = (
+        _name(key, text(f"{key} of the job spec", spec[key])) for key in ("transform_name", "job_name")
     )
+    given = structure("properties of the job spec", spec.get("properties"))
+    if given is not None and (both := [key for key in _IN_PROPERTIES if spec.get(key)]):
+        raise RefusedError(f"The job spec holds properties, so it cannot have {', '.join(both)} beside them")
+    return transform, name, _properties(spec) if given is None else _checked(given)
+
+
+def _name(what: str, name: str) -> str:
+    if BAD_NAME.fullmatch(name):
+        raise RefusedError(
+            f"{what} of the job spec is {shown(name)}, which cannot be a name: give 1 to {MAX_NAME} "
+            "characters other than / \\ ? # % < > { } and control characters, and not . or .. alone"
+        )
+    return name
+
+
+def _checked(properties: Any) -> dict[str, Any]:
+    """Return a job document of the service's own, whose outputs become parts of addresses."""
+    outputs = properties.get("outputs") if isinstance(properties, Mapping) else None
+    if not isinstance(outputs, list) or not all(isinstance(output, Mapping) for output in outputs):
+        raise RefusedError("properties of the job spec is no job document: it lacks the list of outputs")
+    for output in outputs:
+        if "assetName" in output:
+            _name("assetName of the outputs", text("assetName of the outputs", output["assetName"]))
+    as_json("properties of the job spec", properties)
+    return dict(properties)
 
 
 def _properties(spec: Mapping[str, Any]) -> dict[str, Any]:
-    inputs, outputs = _texts(spec, "inputs"), _texts(spec, "outputs")
-    each = [_input(text) for text in inputs]
+    inputs = names("inputs of the job spec", spec.get("inputs"), "names of assets, or http(s) URLs")
+    outputs = names(
+        "outputs of the job spec", spec.get("outputs"), "the name of an asset, or a list of names"
+    )
+    each = [_input(given) for given in inputs]
     properties: dict[str, Any] = {
         "input": each[0] if len(each) == 1 else {"@odata.type": "#Microsoft.Media.JobInputs", "inputs": each},
         "outputs": [
-            {"@odata.type": "#Microsoft.Media.JobOutputAsset", "assetName": name} for name in outputs
+            {"@odata.type": "#Microsoft.Media.JobOutputAsset", "assetName": _name("outputs", name)}
+            for name in outputs
         ],
     }
-    for key, field in (("priority", "priority"), ("correlation_data", "correlationData")):
-        if spec.get(key):
-            properties[field] = spec[key]
-    if spec.get("description"):
-        properties["description"] = str(spec["description"])
-    return properties
+    more = {
+        "priority": _priority(spec.get("priority")),
+        "correlationData": _correlation_data(spec.get("correlation_data")),
+        "description": text("description of the job spec", spec.get("description") or ""),
+    }
+    return properties | {field: value for field, value in more.items() if value}
 
 
-def _input(text: str) -> dict[str, Any]:
-    if text.startswith(("http://", "https://")):
-        return {"@odata.type": "#Microsoft.Media.JobInputHttp", "files": [text]}
-    return {"@odata.type": "#Microsoft.Media.JobInputAsset", "assetName": text}
+def _input(given: str) -> dict[str, Any]:
+    if given.lower().startswith(("http://", "https://")):
+        return {"@odata.type": "#Microsoft.Media.JobInputHttp", "files": [given]}
+    return {"@odata.type": "#Microsoft.Media.JobInputAsset", "assetName": _name("inputs", given)}
+
+
+def _priority(given: Any) -> str | None:
+    """Return a priority in the service's own spelling; None if there is none."""
+    if given in (None, ""):
+        return None
+    for word in PRIORITIES:
+        if isinstance(given, str) and given.strip().lower() == word.lower():
+            return word
+    raise RefusedError(f"priority of the job spec is {shown(given)}; give one of {', '.join(PRIORITIES)}")
+
+
+def _correlation_data(given: Any) -> dict[str, str]:
+    data = structure("correlation_data of the job spec", given)
+    if data in (None, ""):
+        return {}
+    if not isinstance(data, Mapping) or not all(isinstance(word, str) for word in (*data, *data.values())):
+        raise RefusedError(
+            f"correlation_data of the job spec is {shown(given)}; give a dict of texts by names, all texts"
+        )
+    return dict(data)
 
 
 def writes_as_asked(job: Job, properties: Mapping[str, Any]) -> bool:
@@ -135,12 +183,3 @@ def _has_address(source: Any) -> bool:
     return str(source.get("@odata.type")).endswith("JobInputHttp") or any(
         map(_has_address, nested if isinstance(nested, list) else ())
     )
-
-
-def _texts(spec: Mapping[str, Any], key: str) -> Sequence[str]:
-    given = spec.get(key)
-    texts = [given] if isinstance(given, str) else given
-    if not isinstance(texts, list | tuple) or not texts or not all(isinstance(t, str) and t for t in texts):
-        shown = without_signatures(str(given))[:200]
-        raise RefusedError(f"{key} of the job spec is {shown!r}; give a list of names")
-    return texts

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import BaseHook
 
+from airflow_ams.api.errors import TransientError
 from airflow_ams.provider_info import CONN_FIELDS, HIDDEN_FIELDS, PLACEHOLDERS, RELABELING
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ class AmsHook(BaseHook):
     def submit_job(self, spec: Mapping[str, Any]) -> Job:
         """Create a job.
 
-        :param spec: what it is made of: `airflow_ams.api.v2.V2Service.submit_job` says what that holds on v2,
+        :param spec: what it is made of: `airflow_ams.api.v2_spec` says what that holds on v2,
             `airflow_ams.api.v3_spec` what it does elsewhere
         :raises airflow_ams.api.errors.UncertainError: the answer was lost; look before creating it again
         """
@@ -140,7 +141,10 @@ class AmsHook(BaseHook):
             if left <= 0:
                 raise TimeoutError(f"Job {job.id} is {job.state}, {timeout:g} s after it was to be canceled")
             time.sleep(min(poke_interval, left))
-            job = self.get_job(job.id)
+            try:
+                job = self.get_job(job.id)
+            except TransientError as exc:
+                self.log.warning("Where job %s stands is not known now. %s", job.id, exc)
         return job
 
     def delete_job(self, job_id: str) -> None:

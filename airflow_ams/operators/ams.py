@@ -10,33 +10,41 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from airflow.providers.common.compat.sdk import AirflowException, AirflowNotFoundException, conf, mask_secret
+from airflow.providers.common.compat.sdk import (
+    AssetAlias,
+    conf,
+    mask_secret,
+)
 
 from airflow_ams.api.details import cancel_unless_ended
-from airflow_ams.api.errors import JobNotFoundError, RefusedError, ServiceError
+from airflow_ams.api.errors import JobNotFoundError, ServiceError, TransientError
 from airflow_ams.api.ids import read_ids
-from airflow_ams.api.model import Job, Outcome, document, signatures_in, verdict
-from airflow_ams.api.submission import Attempt, create, is_taken_up, may_be_resubmitted, number_in
+from airflow_ams.api.model import Job, document, signatures_in
+from airflow_ams.api.submission import may_be_resubmitted, number_in
 from airflow_ams.api.waiting import End, Ending
-from airflow_ams.exceptions import AmsJobFailedRetryable, AmsJobNotFound, AmsRefused
+from airflow_ams.exceptions import AmsJobFailedRetryable
 from airflow_ams.hooks.ams import AmsHook
 from airflow_ams.links.ams import AmsJobLink
-from airflow_ams.operators.arguments import check_arguments, check_choice, named, spec_of, texts_in
+from airflow_ams.operators.arguments import (
+    check_arguments,
+    check_choice,
+    check_partial_arguments,
+    named,
+    spec_of,
+    texts_in,
+)
 from airflow_ams.operators.memory import Memory
 from airflow_ams.operators.outlets import emit_outputs
-from airflow_ams.sensors.arguments import check_ids, check_settings, default_args, seconds
-from airflow_ams.sensors.waiting import CANCEL_SECONDS, WaitsForJobs
+from airflow_ams.operators.submission import Submission
+from airflow_ams.operators.trouble import patient, telling
+from airflow_ams.sensors.arguments import check_ids, check_settings, seconds
+from airflow_ams.sensors.waiting import CANCEL_SECONDS, DEFAULT_TIMEOUT, WaitsForJobs
 
 if TYPE_CHECKING:
-    import jinja2
     from airflow.providers.common.compat.sdk import Context, XComArg
-
-    from airflow_ams.api import MediaService
-    from airflow_ams.sensors.polling import Poll
 
 RESUBMIT = ("auto", "always", "never")
 _DEFERRABLE = conf.getboolean("operators", "default_deferrable", fallback=False)
-_TIMEOUT = conf.getfloat("sensors", "default_timeout")
 
 
 class AmsSubmitJobOperator(WaitsForJobs):
@@ -58,19 +66,26 @@ class AmsSubmitJobOperator(WaitsForJobs):
     Finished, and reported (the task was  submits another, under the next number
     cleared after it had succeeded)
     Canceling, Canceled, Error, or        submits another, under the next number; with
-    Finished with a failed output         ``resubmit="never"`` a failure that was not told yet is told
-    of before the task was cleared, and   the same: whoever clears a task that waits cancels its job
-    canceled while it is waited for
+    Finished with a failed output         ``resubmit="never"`` a failure that no try has told is told
+    running, of before the task was       submits another, too: it was the clear that canceled it
+    cleared, and is canceled meanwhile
     ===================================== ==========================================================
 
-    A create whose answer was lost is looked for before it is repeated. What remains possible: on v2, a
-    second job if the first one's creation is answered by nothing and shows up in the service's list more
-    than a quarter of a minute later; a job that runs on, unwaited for, if the worker dies while it creates it
-    and the task has no more tries; on Airflow 3.1 and 3.2, where a task cannot know how the tries before a
-    clear have ended, a second encode if a failed task is cleared whose job has finished since. The name must
-    be the same in all tries; one that a template makes of the time of day is not. Two deployments of Airflow
-    that share an account, and whose DAG, task and run ids are alike, share the job, too: give them different
-    names. So does a run that was deleted and made again under its old id: clear it instead.
+    A busy or unreachable service is asked again for ``timeout`` seconds, with a look before each create. A
+    create whose answer was lost is looked for before it is repeated, which is done once.
+
+    The name tells one encode from another within a task: what a try takes up is not compared with what it
+    would submit. So it should say what is encoded, and must be the same in all tries; one that a template
+    makes of the time of day is not.
+
+    What remains possible: on v2, another job if a creation is answered by nothing and shows up in the
+    service's list more than a quarter of a minute later; a job that runs on, unwaited for, if the worker dies
+    while it creates it, or the service is out of reach, and the task has no more tries; a second encode if
+    Airflow could not store a result any more that the task had reported, and the task is cleared then; the
+    same on Airflow 3.1 and 3.2, where a task cannot know how the tries before a clear have ended, if a failed
+    task is cleared whose job has finished since. Two deployments of Airflow that share an account, and whose
+    DAG, task and run ids are alike, share the job, too: give them different names. So does a run that was
+    deleted and made again under its old id: clear it instead.
 
     :param job: the service's own document of the job: on v2 with ``Tasks``, elsewhere
         ``{"properties": …}``; or anything that `AmsHook.submit_job` takes (templated, as are all
@@ -129,7 +144,7 @@ class AmsSubmitJobOperator(WaitsForJobs):
         wait_for_completion: bool = True,
         deferrable: bool = _DEFERRABLE,
         poke_interval: timedelta | float = 60,
-        timeout: timedelta | float = _TIMEOUT,
+        timeout: timedelta | float = DEFAULT_TIMEOUT,
         queue_timeout: timedelta | float | None = None,
         resubmit: str = "auto",
         cancel_on_kill: bool = True,
@@ -157,34 +172,30 @@ class AmsSubmitJobOperator(WaitsForJobs):
         self.cancel_on_kill = cancel_on_kill
         self.cancel_on_timeout = cancel_on_timeout
         self._job_id = ""
-        self._creating: tuple[Mapping[str, Any], str, int] | None = None
-        # Airflow renders a mapped task's templates without `render_template_fields`.
-        self._mask_signatures()
+        self._submission: Submission | None = None
         check_settings(vars(self), self.task_id, self.timeout)
         check_choice("resubmit", resubmit, RESUBMIT, self.task_id)
+        if not wait_for_completion and any(isinstance(outlet, AssetAlias) for outlet in self.outlets):
+            raise ValueError(
+                f"Task '{self.task_id}' has wait_for_completion=False and an AssetAlias among its outlets, "
+                "which is told when the job has finished: leave one of them out"
+            )
         check_arguments(vars(self), self.task_id)
 
     @classmethod
-    def partial(cls, **kwargs: Any) -> Any:
-        """Begin a mapped task, whose settings are checked as those of another.
-
-        :raises ValueError: one is wrong
-        """
-        partial = super().partial(**kwargs)
-        given = {**default_args({**partial.kwargs, **kwargs}), **partial.kwargs}
-        task_id = kwargs.get("task_id")
-        check_settings(given, task_id, _TIMEOUT)
+    def _check_partial(cls, given: Mapping[str, Any], task_id: Any) -> None:
+        super()._check_partial(given, task_id)
         check_choice("resubmit", given.get("resubmit", "auto"), RESUBMIT, task_id)
-        return partial
+        check_partial_arguments(given, task_id)
 
-    def render_template_fields(self, context: Context, jinja_env: jinja2.Environment | None = None) -> None:
-        """Render the templates, and have the signatures of input URLs masked wherever Airflow shows them."""
-        super().render_template_fields(context, jinja_env)
-        self._mask_signatures()
+    def __setattr__(self, key: str, value: Any) -> None:
+        """Set an attribute; the signatures of input URLs are masked wherever Airflow shows them.
 
-    def _mask_signatures(self) -> None:
-        for text in texts_in([getattr(self, field) for field in self.template_fields]):
-            for signature in signatures_in(text):
+        Whichever way Airflow renders a template, of a mapped task, too, this is where it ends.
+        """
+        super().__setattr__(key, value)
+        if key in self.template_fields:
+            for signature in {found for text in texts_in(value) for found in signatures_in(text)}:
                 mask_secret(signature)
 
     # -- submitting
@@ -208,69 +219,39 @@ class AmsSubmitJobOperator(WaitsForJobs):
                 poll.wait.see(job)
             elif (ending := self._look(poll)) is not None:
                 return self._result(ending, context)
-            return self._go_on_in_triggerer(poll, context) if self.deferrable else self._wait(poll, context)
+            if self.deferrable:
+                return self._go_on_in_triggerer(poll, context)
+            time.sleep(self._next_look(self.poke_interval))
+            return self._result(self._wait(poll), context)
 
     def _submitted(self, context: Context, memory: Memory) -> tuple[Job, bool]:
         """Return the job, and whether it was submitted just now."""
-        try:
-            service, spec = self.hook.get_conn(), self._spec(context)
-            service.check_spec(spec)
-            last = self._last(service, spec, memory)
-            if last is not None:
-                goes_on = self._takes_up(last, memory)
-                what = "going on with it" if goes_on else "submitting another"
-                self.log.info("Job %s was submitted before and is %s: %s", last.job.id, last.job.state, what)
-                if goes_on:
-                    memory.keep(last)
-                    return last.job, False
-            number = max(memory.try_number, last.number + 1 if last is not None else 1)
-            self._creating = (spec, memory.mark, number)
-            job = create(service, *self._creating)
-        except (RefusedError, AirflowNotFoundException) as exc:
-            raise AmsRefused(str(exc)) from exc
-        except ServiceError as exc:
-            raise AirflowException(
-                f"The job could not be submitted; a new try looks for it first. {exc}"
-            ) from exc
-        self._job_id = job.id
-        self.log.info("Submitted job %s", job.id)
-        memory.keep(Attempt(number, job))
-        return job, True
+        self._started_at = time.time()
+        with telling("The job could not be submitted; a new try looks for it first."):
+            service = self.hook.get_conn()
+            self._submission = Submission(
+                self._spec(context), memory, is_retold=self.resubmit == "never", log=self.log
+            )
+            return self._submission.job(service, self._time_left)
 
     def _spec(self, context: Context) -> dict[str, Any]:
         """Return what the job is to be made of, by what the templates have made of the arguments."""
         ti: Any = context.get("ti")
         return named(spec_of(vars(self)), f"{ti.dag_id}.{ti.task_id}" if ti is not None else self.task_id)
 
-    def _last(self, service: MediaService, spec: Mapping[str, Any], memory: Memory) -> Attempt | None:
-        """Find the last job of this task: the one that is remembered, or by its name."""
-        known = memory.last(service)
-        if known is not None and self._takes_up(known, memory):
-            return known
-        found = service.find_attempt(spec, memory.mark, memory.try_number)
-        return max(filter(None, (known, found)), key=lambda one: one.number, default=None)
-
-    def _takes_up(self, last: Attempt, memory: Memory) -> bool:
-        is_untold = memory.is_of_this_round(last.number)
-        if self.resubmit == "never" and is_untold and verdict(last.job).outcome is Outcome.FAILED:
-            # The wait will tell of it.
-            return True
-        return is_taken_up(last.job, is_reported=not is_untold and memory.is_reported(last))
-
     def _tell(self, context: Context, job: Job) -> None:
         """Let everybody know of the job's id, before it is waited for."""
-        self._job_id, self._creating = job.id, None
+        self._job_id, self._submission = job.id, None
         ti: Any = context.get("ti")
-        if ti is not None and self.do_xcom_push:
+        if ti is None or not self.do_xcom_push:
+            return
+        try:
             ti.xcom_push(key="job_id", value=job.id)
+        except Exception as exc:
+            # The job runs, and is found again by its name.
+            self.log.warning("The job's id could not be pushed as an XCom: %s", exc)
 
     # -- waiting
-
-    def _wait(self, poll: Poll, context: Context) -> Any:
-        while True:
-            time.sleep(self._next_look(self.poke_interval))
-            if (ending := self._look(poll)) is not None:
-                return self._result(ending, context)
 
     def _job_ids(self, context: Context) -> str | list[str]:
         if self._job_id:
@@ -278,6 +259,7 @@ class AmsSubmitJobOperator(WaitsForJobs):
         # Resumed, in another process.
         ti: Any = context["ti"]
         pulled = ti.xcom_pull(task_ids=self.task_id, key="job_id", map_indexes=ti.map_index)
+        pulled = pulled or Memory(context, self.retries, self.log).job_id
         return read_ids(pulled) if pulled else []
 
     def _result(self, ending: Ending, context: Context) -> Any:
@@ -298,30 +280,30 @@ class AmsSubmitJobOperator(WaitsForJobs):
 
     # -- the end
 
-    def on_kill(self) -> None:
-        """Cancel the job, if that is wanted; one that is being created, too."""
-        super().on_kill()
-        if self.cancel_on_kill and self._creating is not None:
-            thread = threading.Thread(target=self._cancel_created, args=self._creating, daemon=True)
+    def _stop(self) -> None:
+        super()._stop()
+        if self._submission is not None:
+            thread = threading.Thread(target=self._stop_submitted, args=(self._submission,), daemon=True)
             thread.start()
             thread.join(CANCEL_SECONDS)
+
+    def _stop_submitted(self, submission: Submission) -> None:
+        """Cancel what earlier tries have submitted, or this one without having been told."""
+        with suppress(Exception), AmsHook(self.ams_conn_id) as hook:
+            if (job_id := submission.running(hook.get_conn())) is not None:
+                self.log.info("Canceling %s, as was asked for", job_id)
+                self._cancel_some(deque([job_id]))
 
     def _pending(self) -> Collection[str]:
         if self._poll is None and self._job_id:
             return (self._job_id,)
         return super()._pending()
 
-    def _cancel_created(self, spec: Mapping[str, Any], mark: str, number: int) -> None:
-        with suppress(Exception), AmsHook(self.ams_conn_id) as hook:
-            found = hook.get_conn().find_attempt(spec, mark, number)
-            if found is not None and found.number == number:
-                self._cancel_some(deque([found.job.id]))
-
 
 def _was_given_up(job: Any, memory: Memory) -> bool:
     """Whether a canceled job is of a try before the clear, which may cancel it just when this try looks."""
     number = number_in(str((job or {}).get("name")), memory.mark)
-    return number is not None and not memory.is_of_this_round(number)
+    return number is not None and not memory.is_of_this_round(number, job["id"])
 
 
 class AmsCancelJobOperator(WaitsForJobs):
@@ -329,7 +311,7 @@ class AmsCancelJobOperator(WaitsForJobs):
 
     A job that has ended already, in whichever way, is left as it is: that is success, with a line in the log.
 
-    :param job_id: the job's id, as `AmsJobSensor` takes it (templated)
+    :param job_id: the job's id, in the form that `AmsJobSensor` takes (templated)
     :param ams_conn_id: the connection (templated); ``ams_default`` unless given
     :param wait_for_completion: whether to wait until the job is Canceled, or has ended otherwise meanwhile
     :param deferrable: wait in the triggerer; ``[operators] default_deferrable`` unless given
@@ -339,7 +321,7 @@ class AmsCancelJobOperator(WaitsForJobs):
 
     template_fields: Sequence[str] = ("job_id", "ams_conn_id")
 
-    not_found_grace = 0.0
+    not_found_grace = 60.0
     queue_timeout = None
     cancel_on_kill = False
     cancel_on_timeout = False
@@ -364,35 +346,41 @@ class AmsCancelJobOperator(WaitsForJobs):
         self.timeout = seconds(timeout, "timeout", self.task_id)
         check_settings(vars(self), self.task_id, self.timeout)
         check_ids(job_id, self.task_id)
+        if isinstance(job_id, list | tuple):
+            raise TypeError(
+                f"job_id of task '{self.task_id}' is {job_id!r}; give one job id, or map the task"
+            )
 
     def execute(self, context: Context) -> Any:
         """Ask for the job to be canceled; wait for it; return its document."""
         with self.hook, self._in_time():
-            job_id = self._asked_for(context)
+            job = self._asked_for(context)
+            if not self.wait_for_completion:
+                with suppress(ServiceError):
+                    job = self.hook.get_job(job.id)
+                return document(job)
             poll = self._poll = self._begin(context)
-            while (ending := self._look(poll)) is None:
-                if not self.wait_for_completion:
-                    return document(self.hook.get_job(job_id))
-                if self.deferrable:
-                    return self._go_on_in_triggerer(poll, context)
-                time.sleep(self._next_look(self.poke_interval))
-            return self._result(ending, context)
+            if not self.deferrable:
+                return self._result(self._wait(poll), context)
+            if (ending := self._look(poll)) is not None:
+                return self._result(ending, context)
+            return self._go_on_in_triggerer(poll, context)
 
-    def _asked_for(self, context: Context) -> str:
-        """Ask for the job to be canceled, unless it has ended; return its id."""
-        try:
+    def _asked_for(self, context: Context) -> Job:
+        """Ask for the job to be canceled, unless it has ended; return it."""
+        self._started_at = time.time()
+        with telling("The job could not be canceled."):
             service = self.hook.get_conn()
             job_id = service.job_id(str(self._job_ids(context)))
-            state = cancel_unless_ended(service, job_id).state
-            what = "already, and left as it is" if state.is_final else "and is being canceled"
-            self.log.info("Job %s is %s %s", job_id, state, what)
-        except JobNotFoundError as exc:
-            raise AmsJobNotFound(exc.message) from exc
-        except (RefusedError, AirflowNotFoundException) as exc:
-            raise AmsRefused(str(exc)) from exc
-        except ServiceError as exc:
-            raise AirflowException(f"The job could not be canceled. {exc}") from exc
-        return job_id
+            job = patient(self._goes_on, self._time_left, self.log)(cancel_unless_ended, service, job_id)
+        what = "already, and left as it is" if job.state.is_final else "and is being canceled"
+        self.log.info("Job %s is %s %s", job_id, job.state, what)
+        return job
+
+    def _goes_on(self, exc: BaseException) -> bool:
+        # A job that was created just now may not be there to be seen yet.
+        is_young = time.time() < self._started_at + self.not_found_grace
+        return isinstance(exc, TransientError) or (isinstance(exc, JobNotFoundError) and is_young)
 
     def _job_ids(self, context: Context) -> str | list[str]:
         return read_ids(self.job_id)

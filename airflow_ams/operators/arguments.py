@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from airflow_ams.api import v2_spec, v3_spec
 from airflow_ams.api.errors import RefusedError
-from airflow_ams.api.ids import parsed
+from airflow_ams.api.spec import shown, structure
+from airflow_ams.api.submission import marked
+from airflow_ams.operators.stand_ins import UNKNOWN, is_open, with_stand_ins
 
-_V2 = ("name", "input_asset_ids", "tasks")
-_V3 = ("transform_name", "job_name", "inputs", "outputs", "correlation_data")
-_STRUCTURED = ("job", "input_asset_ids", "tasks", "inputs", "outputs", "correlation_data")
+_V2 = tuple(key for key in v2_spec.KEYS if key not in v3_spec.KEYS)
+_V3 = tuple(key for key in v3_spec.KEYS if key not in v2_spec.KEYS)
+_ARGUMENTS = dict.fromkeys((*v2_spec.KEYS, *v3_spec.KEYS, "job"))
 _NAME_CHARACTERS = 200
 
 
@@ -26,50 +29,63 @@ def spec_of(operator: Mapping[str, Any]) -> dict[str, Any]:
 
     :raises RefusedError: one that should be a dict is none
     """
-    given = {key: operator.get(key) for key in (*_V2, *_V3, "priority", "job")}
-    given = {key: _structure(key, value) for key, value in given.items() if value is not None}
-    job = given.pop("job", {})
+    given = _given(operator)
+    job = structure("job", given.pop("job", {}))
     if not isinstance(job, Mapping):
-        raise RefusedError(f"job is {str(job)[:50]!r}; give a dict: the service's own document of a job")
+        raise RefusedError(f"job is {shown(job)}; give a dict: the service's own document of a job")
     return {**job, **given}
 
 
 def named(spec: Mapping[str, Any], default: str) -> dict[str, Any]:
-    """Return a spec whose job has a name.
+    """Return a spec whose job has a name, to which a mark can be added.
 
     :param default: its name if it has none; what is too long is cut
+    :raises RefusedError: there is no room for the mark
     """
     key = "job_name" if is_v3(spec) else v2_spec.name_key(spec)
-    return {**spec, key: spec.get(key) or default[:_NAME_CHARACTERS]}
+    most = v3_spec.MAX_NAME if is_v3(spec) else v2_spec.MAX_NAME
+    name = default[:_NAME_CHARACTERS] if spec.get(key) in (None, "") else spec[key]
+    marked(str(name), "", "", most)
+    return {**spec, key: name}
 
 
 def is_v3(spec: Mapping[str, Any]) -> bool:
     """Whether a spec is for an API with transforms."""
-    return any(key in spec for key in (*_V3, "properties"))
+    return any(key in spec for key in _V3)
 
 
 def check_arguments(operator: Mapping[str, Any], task_id: Any) -> None:
     """Raise ValueError if no job can be made of the arguments, as far as known without templates."""
-    known = {key: operator.get(key) for key in (*_V2, *_V3, "priority", "job")}
-    mixed = [[key for key in keys if known[key] is not None] for keys in (_V2, _V3)]
-    if all(mixed):
+    given = _given(operator)
+    _check_is_of_one_api(given, task_id)
+    if not any(key in given for key in (*_V2, *_V3, "job")):
         raise ValueError(
-            f"Task '{task_id}' has both {mixed[0][0]}, which is of the v2 API, and {mixed[1][0]}, which is "
-            "of the others: give the arguments of one"
+            f"Task '{task_id}' says nothing of what to encode: give input_asset_ids and tasks on the v2 API, "
+            "transform_name, inputs and outputs on the others, or job"
         )
-    if not any(mixed) and known["job"] is None:
-        raise ValueError(
-            f"Task '{task_id}' says nothing of what to encode: give {', '.join(_V2)} on the v2 API, "
-            f"{', '.join(_V3)} on the others, or job"
-        )
-    if not all(map(_is_literal, known.values())):
+    if is_open(given.get("job")):
+        check_partial_arguments(given, task_id)
         return
-    try:
-        spec = named(spec_of(known), "name")
-        read = v3_spec.read_spec if is_v3(spec) else v2_spec.read_spec
-        read(spec)
-    except RefusedError as exc:
-        raise ValueError(f"Task '{task_id}': {exc.message}") from exc
+    with _as_value_error(task_id):
+        _check(spec_of(given))
+
+
+def check_partial_arguments(kwargs: Mapping[str, Any], task_id: Any) -> None:
+    """Raise ValueError if no job can be made of the arguments, whatever is added to them.
+
+    :param kwargs: those of a mapped task that are not mapped, and any others
+    """
+    given = _given(kwargs)
+    _check_is_of_one_api(given, task_id)
+    with _as_value_error(task_id):
+        spec = spec_of({key: value for key, value in given.items() if key != "job" or not is_open(value)})
+        if v2_spec.is_document(spec):
+            _check(spec)
+        elif is_v3(spec):
+            rest = ("transform_name", *(() if "properties" in spec else ("inputs", "outputs")))
+            _check({**dict.fromkeys(rest, UNKNOWN), **spec})
+        elif any(key in spec for key in _V2):
+            _check({"input_asset_ids": UNKNOWN, "tasks": UNKNOWN, **spec})
 
 
 def texts_in(value: Any) -> Iterator[str]:
@@ -83,20 +99,28 @@ def texts_in(value: Any) -> Iterator[str]:
             yield from texts_in(item)
 
 
-def _structure(key: str, value: Any) -> Any:
-    """Return what a template has made the text of."""
+def _given(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: arguments[key] for key in _ARGUMENTS if arguments.get(key) is not None}
+
+
+def _check_is_of_one_api(given: Mapping[str, Any], task_id: Any) -> None:
+    mixed = [[key for key in keys if key in given] for keys in (_V2, _V3)]
+    if all(mixed):
+        raise ValueError(
+            f"Task '{task_id}' has both {mixed[0][0]}, which is of the v2 API, and {mixed[1][0]}, which is "
+            "of the others: give the arguments of one"
+        )
+
+
+def _check(spec: Mapping[str, Any]) -> None:
+    spec = named(with_stand_ins(spec), "name")
+    read = v3_spec.read_spec if is_v3(spec) else v2_spec.read_spec
+    read(spec)
+
+
+@contextmanager
+def _as_value_error(task_id: Any) -> Iterator[None]:
     try:
-        return parsed(value, key, ("[", "{")) if key in _STRUCTURED else value
-    except ValueError as exc:
-        raise RefusedError(str(exc)) from exc
-
-
-def _is_literal(value: Any) -> bool:
-    """Whether a value holds no template, and nothing that is known only when the task runs."""
-    if isinstance(value, str):
-        return "{{" not in value and "{%" not in value
-    if isinstance(value, Mapping):
-        return all(map(_is_literal, (*value, *value.values())))
-    if isinstance(value, list | tuple):
-        return all(map(_is_literal, value))
-    return value is None or isinstance(value, int | float)
+        yield
+    except RefusedError as exc:
+        raise ValueError(f"Task '{task_id}': {exc.message}") from exc

@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from typing import TYPE_CHECKING, Any
 
-from airflow_ams.api.errors import JobNotFoundError
+from airflow_ams.api.errors import JobNotFoundError, MalformedIdError
 from airflow_ams.api.submission import Attempt, mark_of
 
 if TYPE_CHECKING:
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 KEY = "ams_job"
 """Under which the task state store (Airflow 3.3) has the last job."""
+
+_FIELDS = {"job_id", "number", "made_in", "reported_in"}
 
 
 class Memory:
@@ -34,47 +36,63 @@ class Memory:
         identity = (uuid.uuid4().hex,) if ti is None else (ti.dag_id, ti.task_id, ti.run_id, ti.map_index)
         self.mark = mark_of(*identity)
         self.try_number: int = ti.try_number if ti is not None else 1
-        # A task that is cleared gets as many tries again; so Airflow counts, too.
-        self._first_try: int = (ti.max_tries or 0) - (retries or 0) + 1 if ti is not None else 1
+        # Whoever clears a task gives it more tries; so each round has a number of its own.
+        self._round: int = (ti.max_tries or 0) if ti is not None else 0
+        self._first_try: int = self._round - (retries or 0) + 1 if ti is not None else 1
 
     @property
     def has_tries_left(self) -> bool:
         """Whether there will be another try if this one fails."""
-        return self._ti is not None and self.try_number <= (self._ti.max_tries or 0)
+        return self._ti is not None and self.try_number <= self._round
+
+    @property
+    def job_id(self) -> str | None:
+        """The last job, as far as the task state store knows."""
+        return self._read().get("job_id")
 
     def last(self, service: MediaService) -> Attempt | None:
-        """Return the last job that the task state store knows of, as it is now."""
+        """Return the last job that was made since the task was cleared last, as it is now, if that is known.
+
+        One of before is looked for by its name: the task may have other things to encode by now.
+        """
         stored = self._read()
-        if not stored:
+        if not stored or stored["made_in"] != self._round:
             return None
         try:
             return Attempt(int(stored["number"]), service.get_job(str(stored["job_id"])))
-        except JobNotFoundError:
-            # The service deletes old records.
+        except (JobNotFoundError, MalformedIdError):
+            # The service deletes old records; or the connection is to another service since.
             return None
 
-    def keep(self, attempt: Attempt, *, is_reported: bool = False) -> None:
-        """Let later tries know of a job."""
-        self._write({"job_id": attempt.job.id, "number": attempt.number, "is_reported": is_reported})
+    def keep(self, attempt: Attempt) -> None:
+        """Let later tries know of a job that this one has made."""
+        self._write(attempt, made_in=self._round)
+
+    def take_up(self, attempt: Attempt) -> None:
+        """Let later tries know of a job that this one goes on with."""
+        if self._read().get("job_id") != attempt.job.id:
+            self._write(attempt, made_in=None)
 
     def report(self, job_id: str) -> None:
         """Let later tries know that the task ends well with this job."""
         if (stored := self._read()) and stored["job_id"] == job_id:
-            self._write({**stored, "is_reported": True})
+            self._set({**stored, "reported_in": self._round})
 
-    def is_of_this_round(self, number: int) -> bool:
+    def is_of_this_round(self, number: int, job_id: str) -> bool:
         """Whether a job is of a try since the task was cleared last; none of these has reported success."""
+        stored = self._read()
+        if stored and stored["job_id"] == job_id and stored["made_in"] is not None:
+            return bool(stored["made_in"] == self._round)
         return number >= self._first_try
 
     def is_reported(self, attempt: Attempt) -> bool:
         """Whether a try before the clear has ended well with a job; if that cannot be known, yes."""
-        if self._store is not None:
-            stored = self._read()
-            is_known = bool(stored) and stored["job_id"] == attempt.job.id
-            return stored["is_reported"] if is_known else True
         if hasattr(self._ti, "refresh_from_db"):
             return _has_succeeded(self._ti, attempt.number)  # Airflow 2.11
-        return True
+        stored = self._read()
+        if stored and stored["job_id"] == attempt.job.id:
+            return stored["reported_in"] not in (None, self._round)
+        return not self.is_of_this_round(attempt.number, attempt.job.id)
 
     def _read(self) -> dict[str, Any]:
         if self._store is None:
@@ -84,9 +102,13 @@ class Memory:
         except Exception as exc:
             self._log.warning("The task state store cannot be read; the job is looked for by name. %s", exc)
             return {}
-        return stored if isinstance(stored, dict) and {"job_id", "number", "is_reported"} <= {*stored} else {}
+        return stored if isinstance(stored, dict) and {*stored} >= _FIELDS else {}
 
-    def _write(self, value: dict[str, Any]) -> None:
+    def _write(self, attempt: Attempt, made_in: int | None) -> None:
+        number, job_id = attempt.number, attempt.job.id
+        self._set({"job_id": job_id, "number": number, "made_in": made_in, "reported_in": None})
+
+    def _set(self, value: dict[str, Any]) -> None:
         if self._store is None:
             return
         try:

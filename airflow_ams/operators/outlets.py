@@ -8,6 +8,8 @@ from urllib.parse import quote
 
 from airflow.providers.common.compat.sdk import AirflowException, Asset, AssetAlias
 
+from airflow_ams.sensors.waiting import VERSION
+
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
@@ -26,7 +28,20 @@ def emit_outputs(context: Context, outlets: Iterable[Any], job: Mapping[str, Any
                     f"'{alias.name}' cannot be told; a new try reads it again"
                 )
             for output in job["outputs"]:
-                context["outlet_events"][alias].add(Asset(uri=_uri(output, ams_conn_id)), extra=dict(job))
+                extra = {key: _hashable(value) for key, value in job.items()} if VERSION < (3,) else dict(job)
+                context["outlet_events"][alias].add(Asset(uri=_uri(output, ams_conn_id)), extra=extra)
+
+
+class _HashableDict(dict[str, Any]):
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(frozenset(self.items()))
+
+
+def _hashable(value: Any) -> Any:
+    """Return what becomes the same JSON; Airflow 2.11 puts the items of an event's extra into a set."""
+    if isinstance(value, Mapping):
+        return _HashableDict({key: _hashable(item) for key, item in value.items()})
+    return tuple(map(_hashable, value)) if isinstance(value, list | tuple) else value
 
 
 def _uri(output: Mapping[str, Any], ams_conn_id: str) -> str:

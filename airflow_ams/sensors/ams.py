@@ -20,7 +20,7 @@ from airflow.providers.common.compat.sdk import (
 from airflow_ams.api.ids import read_ids
 from airflow_ams.api.waiting import End, Ending
 from airflow_ams.hooks.ams import AmsHook
-from airflow_ams.sensors.arguments import check_ids, check_settings, default_args, seconds
+from airflow_ams.sensors.arguments import check_ids, check_settings, seconds
 from airflow_ams.sensors.waiting import BACKSTOP, VERSION, WaitsForJobs
 
 if TYPE_CHECKING:
@@ -120,22 +120,13 @@ class AmsJobSensor(WaitsForJobs, BaseSensorOperator):
             self.start_trigger_args = self._start_trigger_args()
 
     @classmethod
-    def partial(cls, **kwargs: Any) -> Any:
-        """Begin a mapped task, whose arguments are checked as those of another.
-
-        :raises ValueError: one is wrong, or it is to start in the triggerer, which is not told a mapped
-            task's arguments
-        """
-        partial = super().partial(**kwargs)
-        given = {**default_args({**partial.kwargs, **kwargs}), **partial.kwargs}
-        task_id = kwargs.get("task_id")
-        check_settings(given, task_id, conf.getfloat("sensors", "default_timeout"))
+    def _check_partial(cls, given: Mapping[str, Any], task_id: Any) -> None:
+        super()._check_partial(given, task_id)
         if given.get("start_from_trigger") and _CAN_START_FROM_TRIGGER:
             raise ValueError(
                 f"Task '{task_id}' cannot be mapped with start_from_trigger: Airflow drops what the trigger "
                 "needs to start. end_from_trigger works with mapped tasks"
             )
-        return partial
 
     # -- on a worker
 

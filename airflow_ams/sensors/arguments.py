@@ -21,7 +21,12 @@ def check_settings(given: Mapping[str, Any], task_id: Any, default_timeout: floa
     grace = seconds(given.get("not_found_grace", 60), "not_found_grace", task_id)
     interval = seconds(given.get("poke_interval", 60), "poke_interval", task_id)
     queue_timeout = seconds(given.get("queue_timeout"), "queue_timeout", task_id)
-    timeout = seconds(given.get("timeout"), "timeout", task_id) or default_timeout
+    timeout = seconds(given.get("timeout", default_timeout), "timeout", task_id)
+    for what, value in (("not_found_grace", grace), ("poke_interval", interval), ("timeout", timeout)):
+        if value is None:
+            raise ValueError(f"{what} of task '{task_id}' is None; give seconds or a timedelta")
+    if timeout < 0:
+        raise ValueError(f"timeout of task '{task_id}' is {timeout:g} s; give seconds from 0")
     if grace < 0:
         raise ValueError(f"not_found_grace of task '{task_id}' is {grace:g}; give seconds from 0")
     if interval < MIN_POKE_INTERVAL:

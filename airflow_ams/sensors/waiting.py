@@ -18,6 +18,7 @@ from airflow.providers.common.compat.sdk import (
     AirflowSensorTimeout,
     AirflowTaskTimeout,
     BaseOperator,
+    conf,
 )
 
 from airflow_ams.api.details import cancel, may_run_on
@@ -26,7 +27,7 @@ from airflow_ams.api.waiting import End, Ending, wait_on
 from airflow_ams.exceptions import AmsJobCanceled, AmsJobFailed, AmsJobNotFound, AmsRefused
 from airflow_ams.hooks.ams import AmsHook
 from airflow_ams.links.ams import AmsJobLink
-from airflow_ams.sensors.arguments import MIN_POKE_INTERVAL
+from airflow_ams.sensors.arguments import MIN_POKE_INTERVAL, check_settings, default_args
 from airflow_ams.sensors.polling import Poll
 
 if TYPE_CHECKING:
@@ -37,6 +38,9 @@ BACKSTOP = 60.0
 
 CANCEL_SECONDS = 4.0
 """Seconds that canceling may hold up the end of a task; Airflow 3 gives a killed one five."""
+
+DEFAULT_TIMEOUT = conf.getfloat("sensors", "default_timeout")
+"""Seconds of waiting in one try, unless a task says otherwise."""
 
 VERSION = tuple(int(part) for part in airflow_version.split(".")[:2])
 """Airflow's major and minor version."""
@@ -77,6 +81,21 @@ class WaitsForJobs(BaseOperator):
     _poll: Poll | None = None
     _started_at: float = 0.0
     _is_over_time: bool = False
+
+    @classmethod
+    def partial(cls, **kwargs: Any) -> Any:
+        """Begin a mapped task, whose arguments are checked as those of another.
+
+        :raises ValueError: one is wrong, or none for a mapped task
+        """
+        partial = super().partial(**kwargs)
+        given = {**default_args({**partial.kwargs, **kwargs}), **partial.kwargs}
+        cls._check_partial(given, kwargs.get("task_id"))
+        return partial
+
+    @classmethod
+    def _check_partial(cls, given: Mapping[str, Any], task_id: Any) -> None:
+        check_settings(given, task_id, DEFAULT_TIMEOUT)
 
     @abstractmethod
     def _job_ids(self, context: Context) -> str | list[str]:
@@ -132,6 +151,12 @@ class WaitsForJobs(BaseOperator):
             self._cancel(poll.wait.overdue)
         return poll.wait.ending
 
+    def _wait(self, poll: Poll) -> Ending:
+        """Poke until the wait has ended."""
+        while (ending := self._look(poll)) is None:
+            time.sleep(self._next_look(self.poke_interval))
+        return ending
+
     def _next_look(self, interval: float, at_least: float = 0.0) -> float:
         """Return the seconds until the next poke: an interval, or less for `timeout` and `queue_timeout`.
 
@@ -161,7 +186,7 @@ class WaitsForJobs(BaseOperator):
             # Airflow calls on_kill after this, but nobody has killed the task.
             self._is_over_time = True
             if self.cancel_on_timeout:
-                self._cancel(self._pending())
+                self._stop()
             raise
 
     # -- deferred
@@ -240,7 +265,11 @@ class WaitsForJobs(BaseOperator):
     def on_kill(self) -> None:
         """Cancel the jobs, if that was asked for."""
         if self.cancel_on_kill and not self._is_over_time:
-            self._cancel(self._pending())
+            self._stop()
+
+    def _stop(self) -> None:
+        """Ask for all that may be running to be canceled."""
+        self._cancel(self._pending())
 
     def _pending(self) -> Collection[str]:
         """Return the jobs that may be running."""

@@ -7,14 +7,16 @@ import json
 import logging
 import traceback
 from collections.abc import Callable
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import pytest
-from airflow.providers.common.compat.sdk import AirflowSkipException
+from airflow.providers.common.compat.sdk import DAG, AirflowSkipException
 
 from airflow_ams.api.errors import ServiceError
 from airflow_ams.hooks.ams import AmsHook
+from airflow_ams.operators.ams import AmsSubmitJobOperator
 from airflow_ams.sensors.ams import AmsJobSensor
 from tests.integration.waits import UNKNOWN, WIRES, Deferred, all_apis
 
@@ -305,3 +307,21 @@ def test_no_object_that_holds_a_secret_shows_it(
             left.extend(vars(thing).values())
     assert len(seen) >= 4, "the walk has found transport and tokens"
     assert_clean(shown)
+
+
+def test_signatures_of_a_mapped_tasks_inputs_are_masked() -> None:
+    """Airflow renders the templates of a mapped task in a way of its own, and shows them."""
+    from airflow.providers.common.compat.sdk import redact
+
+    url = "https://clips.blob.example/7.mp4?sv=2024&sig=mapped%2Bsecret&se=1"
+    with DAG("mapped", schedule=None, start_date=datetime(2026, 1, 1, tzinfo=timezone.utc)):
+        mapped = AmsSubmitJobOperator.partial(
+            task_id="encode", transform_name="t", inputs=["{{ url }}"], outputs=["out"]
+        ).expand(job_name=["a", "b"])
+    made = mapped.unmap({"job_name": "a"})
+    # So does `MappedOperator.render_template_fields`, which needs a running task besides.
+    made._do_render_template_fields(
+        made, mapped.template_fields, {"url": url}, made.get_template_env(), set()
+    )
+    assert made.inputs == [url]
+    assert "mapped%2Bsecret" not in str(redact({"inputs": made.inputs}))

@@ -54,7 +54,7 @@ def test_a_running_job_is_waited_for(ams: Emulator, stored: bool) -> None:
         "Processing",
     )
     if store is not None:
-        store.kept["ams_job"]["is_reported"] = False
+        store.kept["ams_job"]["reported_in"] = None
     ams.advance(3600)
     second = Try(2, store=store)
     assert second.run(operator(given))["id"] == job_of(first) == job_of(second)

@@ -31,7 +31,7 @@ ROOT = Path(__file__).parents[2]
 WORKER = """
 import json, os, signal, sys
 from airflow.providers.common.compat.sdk import TaskDeferred
-from airflow_ams.api.waiting import JobWait
+from airflow_ams.operators.submission import Submission
 from tests.integration import submits
 
 point, given, deferrable = json.loads(sys.argv[1])
@@ -58,7 +58,7 @@ made = submits.operator(given, deferrable=deferrable)
 if point == "in mid-wait":
     made._look = die
 if point == "before the create":
-    submits.AmsSubmitJobOperator._last = die
+    Submission._last = die
 try:
     made.execute(Try(store=Store()).context)
 except TaskDeferred:
@@ -143,7 +143,7 @@ def test_a_create_whose_answer_was_lost_is_looked_for(ams: Emulator) -> None:
 def test_a_create_that_did_not_happen_is_repeated(ams: Emulator) -> None:
     """The connection was cut before the service did anything; after a look the job is created."""
     given = encode(ams, states=["Finished"])
-    lost(ams, 2, drop=True)
+    lost(ams, 1, drop=True)
     assert Try().run(operator(given))["state"] == "Finished"
     assert creates(ams) == 1
 
@@ -157,11 +157,10 @@ def test_a_lost_create_that_nobody_sees_yet_is_found_by_the_next_try(ams: Emulat
         "when": {"method": "GET", "query": "startswith"},
         "then": {"status": 503},
         "after": 1,
-        "times": 20,
     }
     ams.inject({"when": {"method": "POST", "path": "^Jobs$"}, "then": {"truncate": True}}, look)
     with pytest.raises(AirflowException, match="a new try looks for it first"):
-        Try().run(operator(given))
+        Try().run(operator(given, timeout=0.5))
     ams.clear_faults()
     assert Try(2).run(operator(given))["state"] == "Finished"
     assert len(ams.requests("^Jobs$")) == 1
@@ -238,7 +237,7 @@ def test_a_task_that_is_killed_while_it_creates(ams: Emulator, monkeypatch: pyte
         made.on_kill()
         raise SystemExit(job.id)
 
-    monkeypatch.setattr("airflow_ams.operators.ams.create", created)
+    monkeypatch.setattr("airflow_ams.operators.submission.create", created)
     with pytest.raises(SystemExit) as caught:
         made.execute(Try().context)
     with made.hook as hook:

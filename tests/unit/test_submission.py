@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timezone
+from itertools import permutations
 from typing import Any
 
 import pytest
 
 from airflow_ams.api.errors import RefusedError
 from airflow_ams.api.model import Job, JobOutput, JobState
-from airflow_ams.api.submission import is_taken_up, mark_of, marked, may_be_resubmitted, number_in
+from airflow_ams.api.submission import (
+    Attempt,
+    is_taken_up,
+    last_by_number,
+    last_of,
+    mark_of,
+    marked,
+    may_be_resubmitted,
+    number_in,
+)
 
 MARK = mark_of("dag", "task", "run", -1)
 
@@ -67,6 +78,55 @@ def test_a_finished_job_with_a_failed_output_is_not_taken_up() -> None:
     """It has failed."""
     output = JobOutput("out", "out", state=JobState.ERROR)
     assert not is_taken_up(Job("id", "name", JobState.FINISHED, outputs=(output,)), is_reported=False)
+
+
+def attempt(number: int, key: str, state: str, minute: int | None = 0) -> Attempt:
+    """Make a job of a mark, created in some minute."""
+    created = None if minute is None else datetime(2026, 1, 1, 0, minute, tzinfo=timezone.utc)
+    return Attempt(number, Job(key, f"clip-{MARK}-{number}", JobState(state), created=created))
+
+
+@pytest.mark.parametrize(
+    "best_first",
+    [
+        [attempt(2, "a", "Error", 5), attempt(1, "b", "Finished"), attempt(1, "c", "Canceled")],
+        [attempt(1, "b", "Queued", 1), attempt(1, "a", "Canceled"), attempt(1, "c", "Error", 2)],
+        [attempt(1, "b", "Finished", 1), attempt(1, "a", "Processing", 2), attempt(1, "c", "Canceling")],
+        [attempt(1, "a", "Queued", 1), attempt(1, "b", "Queued", 1), attempt(1, "c", "Queued", None)],
+        [attempt(1, "a", "Error"), attempt(1, "b", "Canceled"), attempt(1, "c", "Error")],
+    ],
+)
+def test_all_tries_choose_the_same_job(best_first: list[Attempt]) -> None:
+    """However the service sorts them: the highest number, then what is of use, then the first."""
+    for order in permutations(best_first):
+        assert last_of(order) == best_first[0]
+    assert last_of([]) is None
+
+
+@pytest.mark.parametrize(
+    ("made", "number", "last", "asked"),
+    [
+        ([], 1, None, [1]),
+        ([], 4, None, [4, 3, 2, 1]),
+        ([1], 4, 1, [4, 3, 2, 1]),
+        ([1, 3], 5, 3, [5, 4, 3]),
+        ([4], 4, 4, [4, 5]),
+        ([2, 3, 4], 2, 4, [2, 3, 4, 5]),
+    ],
+)
+def test_numbers_are_asked_for_upward_first(
+    made: list[int], number: int, last: int | None, asked: list[int]
+) -> None:
+    """No job is missed for a number that a try has left out, and what is known to be older is not read."""
+    read = []
+
+    def reading(n: int) -> Attempt | None:
+        read.append(n)
+        return attempt(n, str(n), "Queued") if n in made else None
+
+    found = last_by_number(reading, number)
+    assert (found and found.number) == last
+    assert read == asked
 
 
 @pytest.mark.parametrize(

@@ -108,6 +108,76 @@ def test_a_preset_may_be_a_dict() -> None:
     assert json.loads(sent["body"]["Tasks"][0]["Configuration"]) == {"Version": 1.0, "Codecs": []}
 
 
+@pytest.mark.parametrize(
+    ("given", "sent"),
+    [
+        ("{'Version': 1.0, 'Codecs': [True]}", '{"Version": 1.0, "Codecs": [true]}'),
+        ('{"Version":1.0,  "Codecs": []}', '{"Version":1.0,  "Codecs": []}'),
+        ("H264 Single Bitrate 720p", "H264 Single Bitrate 720p"),
+        ("<Preset>{}</Preset>", "<Preset>{}</Preset>"),
+        ("{no dict}", "{no dict}"),
+        ("[preset] 720p", "[preset] 720p"),
+    ],
+)
+def test_a_preset_may_be_the_text_of_a_dict(given: str, sent: str) -> None:
+    """A template writes a dict as Python does; what is JSON, or no dict, is not touched."""
+    (posted,) = submit(spec(task(configuration=given)))
+    assert posted["body"]["Tasks"][0]["Configuration"] == sent
+
+
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [
+        ("['a', 'b']", ["a", "b"]),
+        (' ["a", "b"] ', ["a", "b"]),
+        ("a", ["a"]),
+        ("[clip] a.mp4", ["[clip] a.mp4"]),
+        (("a", "b"), ["a", "b"]),
+    ],
+)
+def test_outputs_may_be_a_text(given: Any, names: list[str]) -> None:
+    """A template writes a list as Python does; any other text is a name."""
+    (sent,) = submit(spec(task(outputs=given)))
+    assert [name for _, name in references(sent["body"]["Tasks"][0]["TaskBody"])[1]] == names
+
+
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [
+        (["0"], ["JobInputAsset(0)"]),
+        ("1", ["JobInputAsset(1)"]),
+        (1, ["JobInputAsset(1)"]),
+        (0, ["JobInputAsset(0)"]),
+        ("[1, 'clip 7']", ["JobInputAsset(1)", "JobOutputAsset(0)"]),
+        ("clip 7", ["JobOutputAsset(0)"]),
+        (["7", 0], ["JobOutputAsset(1)", "JobInputAsset(0)"]),
+        ("", ["JobInputAsset(0)", "JobInputAsset(1)"]),
+    ],
+)
+def test_inputs_of_a_task_may_be_texts(given: Any, read: list[str]) -> None:
+    """One needs no list; digits are an index, unless an output has that name."""
+    tasks = task(outputs=["clip 7", "7"]), task(inputs=given, outputs=["b"])
+    (sent,) = submit(spec(*tasks, input_asset_ids=f"['{ASSET}', '{ASSET}']"))
+    assert references(sent["body"]["Tasks"][1]["TaskBody"])[0] == read
+
+
+@pytest.mark.parametrize(("given", "sent"), [("7", 7), (-3, -3), (None, 0), ("", 0), (2**31 - 1, 2**31 - 1)])
+def test_a_priority_is_a_whole_number(given: Any, sent: int) -> None:
+    """A text will do, as a template writes one."""
+    (posted,) = submit(spec(priority=given))
+    assert posted["body"]["Priority"] == sent
+
+
+def test_what_a_spec_lacks_is_told_alone() -> None:
+    """What is there is not asked for."""
+    with pytest.raises(RefusedError) as caught:
+        submit({"input_asset_ids": [ASSET]})
+    assert "input_asset_ids" not in str(caught.value)
+    with pytest.raises(RefusedError) as caught:
+        submit({"tasks": [task()]})
+    assert str(caught.value) == "The job spec lacks input_asset_ids"
+
+
 def test_a_processor_is_looked_up_by_name_once() -> None:
     """A name becomes the id of its newest version, with one request however many tasks use it."""
     named = {"processor": "Media Encoder Standard"}
@@ -166,6 +236,41 @@ BAD = [
     (spec(input_asset_ids="x"), "input_asset_ids"),
     (spec(task(processor="No Such Encoder")), "No Such Encoder"),
     ([], "spec"),
+    (spec(input_asset_ids=5), "input_asset_ids is '5'"),
+    (spec(input_asset_ids={"a": 1}), "input_asset_ids is"),
+    (spec(input_asset_ids=ASSET.encode()), "input_asset_ids is"),
+    (spec(task(outputs=5)), "outputs of task 1 is '5'"),
+    (spec(task(outputs={"a": 1})), "outputs of task 1"),
+    (spec(task(outputs=[None])), "outputs of task 1"),
+    (spec(task(outputs=[["x"]])), "outputs of task 1"),
+    (spec(task(outputs=["a", ""])), "outputs of task 1"),
+    (spec(task(outputs="['a', b]")), "outputs of task 1 is.*looks like a list"),
+    (spec(task(outputs=["a\x00"])), "outputs of task 1.*cannot be sent"),
+    (spec(task(), task(outputs=["b"], inputs=7.5)), "inputs of task 2"),
+    (spec(task(inputs=1)), "reads '1'"),
+    (spec(task(inputs=True)), "inputs of task 1"),
+    (spec(task(inputs={"a": 0})), "inputs of task 1"),
+    (spec(task(inputs=["9" * 5000])), "Task 1 .* reads '999"),
+    (spec(task(configuration=5)), "configuration of task 1 is '5'"),
+    (spec(task(configuration=b"H264")), "configuration of task 1 is"),
+    (spec(task(configuration={"a": b"1"})), "configuration of task 1.*bytes"),
+    (spec(task(configuration={"a": {1}})), "configuration of task 1.*set"),
+    (spec(task(configuration={"a": float("inf")})), "configuration of task 1.*JSON"),
+    (spec(task(processor=["a"])), "processor of task 1"),
+    (spec(task(processor=ASSET)), "processor of task 1.*nb:mpid"),
+    (spec(task(name=["a"])), "name of task 1"),
+    (spec(tasks=[{5: 1, "a": 2}]), r"Task 1 in tasks has no \['5', 'a'\]"),
+    (spec(name=["a"]), "name"),
+    (spec(name="a\ud800"), "name.*cannot be sent"),
+    (spec(priority=True), "priority 'True'"),
+    (spec(priority=1.5), "priority '1.5'"),
+    (spec(priority=float("inf")), "priority 'inf'"),
+    (spec(priority=10**30), "priority '1000"),
+    (spec(priority=2**31), "priority '2147483648'"),
+    (spec(priority="9" * 5000), "priority '999"),
+    (spec(priority=[]), "priority"),
+    ({"Tasks": [], "Name": ["a"]}, "name"),
+    ({"Tasks": [{"Configuration": b"1"}]}, "job document.*bytes"),
 ]
 
 
@@ -177,6 +282,10 @@ def test_a_bad_spec_is_refused_before_a_job_is_made(bad: Any, named: str) -> Non
     with pytest.raises(RefusedError, match=named):
         service.submit_job(bad)
     assert [sent["method"] for sent in wire.sent if sent["method"] != "GET"] == []
+    if "No Such Encoder" not in named:
+        with pytest.raises(RefusedError, match=named):
+            service.check_spec(bad)
+        assert wire.sent == []
 
 
 @pytest.mark.parametrize("bad", [GUID, f"nb:jid:UUID:{GUID}", "x", None])
@@ -184,3 +293,23 @@ def test_a_malformed_asset_id_is_refused(bad: Any) -> None:
     """The message names the field and shows a good one."""
     with pytest.raises(MalformedIdError, match=r"input_asset_ids.*nb:cid:UUID:"):
         submit(spec(input_asset_ids=[bad]))
+
+
+@pytest.mark.parametrize(
+    "spot",
+    [
+        lambda url: {"input_asset_ids": [url]},
+        lambda url: {"tasks": [task(inputs=[url])]},
+        lambda url: {"tasks": [task(outputs={url: url})]},
+        lambda url: {"tasks": [task(outputs=[url, url])]},
+        lambda url: {"tasks": [task(configuration={url})]},
+        lambda url: {"tasks": url},
+        lambda url: {"tasks": [{url: 1}]},
+        lambda url: {"priority": url},
+    ],
+)
+def test_no_refusal_tells_a_signature(spot: Any) -> None:
+    """Whoever has one may read the input."""
+    with pytest.raises(RefusedError) as caught:
+        submit({**spec(), **spot("https://a.test/7.mp4?sv=1&sig=secret%3D")})
+    assert "secret" not in str(caught.value)

@@ -60,15 +60,26 @@ def test_a_job_is_created_with_a_put(dialect: Dialect) -> None:
 @each_arm
 def test_an_output_asset_that_is_not_there_is_made(dialect: Dialect) -> None:
     """One that is there is left alone."""
-    service, wire = dialect.speak(answer(document={}), dialect.error(404), answer(201, {}), found_by_name())
+    there = answer(document={})
+    service, wire = dialect.speak(there, dialect.error(404), there, answer(201, {}), found_by_name())
     service.submit_job({**SPEC, "outputs": ["there", "not there"]})
     assert wire.requests == [
         ("GET", dialect.url("assets/there")),
         ("GET", dialect.url("assets/not%20there")),
+        ("GET", dialect.url("transforms/encode-720p")),
         ("PUT", dialect.url("assets/not%20there")),
         ("PUT", dialect.url(PATH)),
     ]
-    assert wire.body(2) == {"properties": {}}
+    assert wire.body(3) == {"properties": {}}
+
+
+@each_arm
+def test_no_asset_is_made_for_a_transform_that_is_not_there(dialect: Dialect) -> None:
+    """It would stay behind; the message names the transform."""
+    service, wire = dialect.speak(dialect.error(404), dialect.error(404, text="No such transform."))
+    with pytest.raises(RefusedError, match=r"no transform 'encode-720p'.*No such transform\."):
+        service.submit_job(SPEC)
+    assert [method for method, _ in wire.requests] == ["GET", "GET"]
 
 
 @each_arm
@@ -107,6 +118,9 @@ def test_a_document_of_the_services_own_is_sent_as_it_is(dialect: Dialect) -> No
     assert wire.body() == {"properties": document}
 
 
+IDS = {key: SPEC[key] for key in ("transform_name", "job_name")}
+
+
 @each_dialect
 @pytest.mark.parametrize(
     ("spec", "named"),
@@ -121,8 +135,36 @@ def test_a_document_of_the_services_own_is_sent_as_it_is(dialect: Dialect) -> No
         ({**SPEC, "inputs": [5]}, "inputs"),
         ({**SPEC, "outputs": [""]}, "outputs"),
         ({**SPEC, "outputs": {"a": "b"}}, "outputs"),
-        ({**SPEC, "job_name": "a/b"}, "job_id"),
-        ({**SPEC, "transform_name": ".."}, "job_id"),
+        ({**SPEC, "job_name": "a/b"}, "^job_name of the job spec is 'a/b'.*other than / "),
+        ({**SPEC, "job_name": "a" * 261}, "^job_name.*260"),
+        ({**SPEC, "job_name": ["a"]}, "^job_name.*give a text"),
+        ({**SPEC, "transform_name": ".."}, r"^transform_name of the job spec is '\.\.'"),
+        ({**SPEC, "transform_name": "a?b#c"}, "^transform_name"),
+        ({**SPEC, "inputs": ["a", "b/c"]}, "^inputs of the job spec is 'b/c'"),
+        ({**SPEC, "inputs": "ftp://a.test/x.mp4"}, "^inputs"),
+        ({**SPEC, "inputs": [".."]}, "^inputs"),
+        ({**SPEC, "inputs": 5}, "^inputs.*names of assets, or http"),
+        ({**SPEC, "outputs": "https://x"}, "^outputs of the job spec is 'https://x'"),
+        ({**SPEC, "outputs": ["../.."]}, "^outputs"),
+        ({**SPEC, "outputs": ["a%2Fb"]}, "^outputs"),
+        ({**SPEC, "outputs": 5}, "^outputs.*the name of an asset, or a list"),
+        ({**SPEC, "outputs": "['a', b]"}, "^outputs.*looks like a list"),
+        ({**SPEC, "outputs": [["x"]]}, "^outputs"),
+        ({**SPEC, "priority": 5}, "^priority of the job spec is '5'; give one of Low"),
+        ({**SPEC, "priority": 0}, "^priority of the job spec is '0'"),
+        ({**SPEC, "priority": False}, "^priority of the job spec is 'False'"),
+        ({**SPEC, "priority": "urgent"}, "^priority"),
+        ({**SPEC, "priority": ["High"]}, "^priority"),
+        ({**SPEC, "correlation_data": ["a"]}, "^correlation_data"),
+        ({**SPEC, "correlation_data": {"a": b"1"}}, "^correlation_data"),
+        ({**SPEC, "correlation_data": {"a": 1}}, "^correlation_data"),
+        ({**SPEC, "correlation_data": {1: "a"}}, "^correlation_data"),
+        ({**SPEC, "correlation_data": "x"}, "^correlation_data"),
+        ({**SPEC, "description": ["d"]}, "^description"),
+        ({**SPEC, "properties": {"outputs": [{"assetName": "a/b"}]}}, "inputs, outputs beside"),
+        ({**IDS, "properties": {"outputs": [{"assetName": "a/b"}]}}, "^assetName of the outputs.*'a/b'"),
+        ({**IDS, "properties": {"outputs": [], "x": b"1"}}, "^properties.*bytes"),
+        ({**IDS, "properties": "{'outputs': 5}"}, "^properties"),
         ({**SPEC, "properties": []}, "properties"),
         ({**SPEC, "properties": {}}, "outputs"),
         ({**SPEC, "properties": {"outputs": ["asset"]}}, "outputs"),
@@ -133,9 +175,43 @@ def test_a_document_of_the_services_own_is_sent_as_it_is(dialect: Dialect) -> No
 def test_a_bad_spec_is_refused_before_any_request(dialect: Dialect, spec: Any, named: str) -> None:
     """The message names what is wrong."""
     service, wire = dialect.speak(found_by_name())
-    with pytest.raises(RefusedError, match=named):
-        service.submit_job(spec)
+    for use in (service.submit_job, service.check_spec):
+        with pytest.raises(RefusedError, match=named):
+            use(spec)
     assert wire.sent == []
+
+
+@pytest.mark.parametrize(
+    ("given", "sent"),
+    [("high", "High"), (" LOW ", "Low"), ("Normal", "Normal"), ("", None), (None, None)],
+)
+def test_a_priority_has_the_services_spelling(given: Any, sent: str | None) -> None:
+    """None at all is none."""
+    service, wire = MKIO.speak(found_by_name())
+    service.submit_job({**SPEC, "priority": given})
+    assert wire.body()["properties"].get("priority") == sent
+
+
+def test_texts_of_lists_and_dicts_are_read() -> None:
+    """As templates write them; a name in brackets is a name."""
+    service, wire = MKIO.speak(found_by_name())
+    outputs, data = "['a', 'b']", '{"order": "17"}'
+    service.submit_job(
+        {**SPEC, "inputs": "[clip] a.mp4", "outputs": outputs, "correlation_data": data, "job_name": "clip-7"}
+    )
+    properties = wire.body()["properties"]
+    assert properties["input"]["assetName"] == "[clip] a.mp4"
+    assert [output["assetName"] for output in properties["outputs"]] == ["a", "b"]
+    assert properties["correlationData"] == {"order": "17"}
+
+
+@pytest.mark.parametrize("key", ["transform_name", "job_name", "outputs", "priority", "correlation_data"])
+def test_no_refusal_tells_a_signature(key: str) -> None:
+    """Whoever has one may read the input."""
+    service, _ = MKIO.speak(found_by_name())
+    with pytest.raises(RefusedError) as caught:
+        service.submit_job({**SPEC, key: "https://a.test/7.mp4?sv=1&sig=secret%3D"})
+    assert "secret" not in str(caught.value)
 
 
 def creating(dialect: Dialect, *acts: Any) -> tuple[Any, Wire]:
