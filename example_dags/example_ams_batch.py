@@ -11,6 +11,7 @@ the jobs, for the price of one request an interval.
 
 from __future__ import annotations
 
+import re
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,12 @@ def example_ams_batch() -> None:
     def list_clips(params: Any = None) -> list[dict[str, str]]:
         clips = sorted(path for path in Path(params["folder"]).iterdir() if path.suffix.lower() in CLIPS)
         return [
-            {"inputs": f"{params['address']}/{quote(clip.name)}", "outputs": f"{clip.stem}-encoded"}
+            {
+                # The name tells one encode from another if the task is cleared and the folder has changed.
+                "job_name": re.sub(r"\W+", "-", clip.stem),
+                "inputs": f"{params['address']}/{quote(clip.name)}",
+                "outputs": f"{clip.stem}-{clip.suffix[1:]}-encoded",
+            }
             for clip in clips
         ]
 
@@ -69,8 +75,9 @@ def example_ams_batch() -> None:
     @task
     def report(jobs: Any) -> None:
         for job in jobs:
+            # Of more than a hundred jobs the sensor does not read what they wrote.
             names = ", ".join(output["name"] for output in job["outputs"] or ())
-            print(f"{job['name']} wrote {names}")
+            print(f"{job['name']} wrote {names}" if names else f"{job['name']} has finished")
 
     report(wait.output)
 

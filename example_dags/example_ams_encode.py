@@ -45,9 +45,10 @@ def example_ams_encode() -> None:
 
     @task
     def list_outputs(job: Any) -> list[str]:
-        for output in job["outputs"]:
+        outputs = job["outputs"] or []
+        for output in outputs:
             print(f"{job['id']} wrote {output['name']} ({output['asset_id']})")
-        return [output["asset_id"] for output in job["outputs"]]
+        return [output["asset_id"] for output in outputs]
 
     list_outputs(encode.output)
 

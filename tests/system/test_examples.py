@@ -102,9 +102,9 @@ def test_a_folder_is_encoded_in_one_batch(
         run = airflow.test_dag("example_ams_batch", conf, ams_emulator)
     assert run.code == 0, run.log
     assert set(run.states.values()) == {"success"}
-    assert sorted(re.findall(r"submit-\w+-1 wrote (.*-encoded)", run.log)) == [
-        "a clip-encoded",
-        "b-encoded",
+    assert sorted(re.findall(r"(a-clip|b)-\w+-1 wrote (.*-encoded)", run.log)) == [
+        ("a-clip", "a clip-mp4-encoded"),
+        ("b", "b-mp4-encoded"),
     ]
 
 
