@@ -44,7 +44,7 @@ def items(what: str, value: Any, wanted: str) -> list[Any]:
     :raises RefusedError: it is neither
     """
     value = structure(what, value)
-    if isinstance(value, str):
+    if isinstance(value, str | int) and not isinstance(value, bool):
         return [value]
     if isinstance(value, bytes | bytearray) or not isinstance(value, Sequence):
         raise RefusedError(f"{what} is {shown(value)}; give {wanted}")
@@ -54,7 +54,7 @@ def items(what: str, value: Any, wanted: str) -> list[Any]:
 def names(what: str, value: Any, wanted: str) -> list[str]:
     """Return one name, or more; raise RefusedError if there is none, or something else."""
     given = items(what, value, wanted)
-    if not given or not all(isinstance(name, str) and name.strip() for name in given):
+    if not given or not all(_is_text(name) and str(name).strip() for name in given):
         raise RefusedError(f"{what} is {shown(value)}; give {wanted}")
     return [text(what, name) for name in given]
 
@@ -64,11 +64,15 @@ def text(what: str, value: Any) -> str:
 
     :raises RefusedError: it is something else, or cannot be written
     """
-    if not isinstance(value, str | int) or isinstance(value, bool):
+    if not _is_text(value):
         raise RefusedError(f"{what} is {shown(value)}; give a text")
     if _UNWRITABLE.search(str(value)):
         raise RefusedError(f"{what} is {shown(value)}, which holds a character that cannot be sent")
     return str(value)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str | int) and not isinstance(value, bool)
 
 
 def as_json(what: str, value: Any) -> str:

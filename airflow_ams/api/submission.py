@@ -13,10 +13,11 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from datetime import datetime, timezone
+from http import HTTPStatus
 from itertools import count, takewhile
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from airflow_ams.api.errors import RefusedError, ServiceError, UncertainError
+from airflow_ams.api.errors import RefusedError, ServiceError, TransientError, UncertainError
 from airflow_ams.api.model import Job, JobState, Outcome, verdict
 
 if TYPE_CHECKING:
@@ -125,14 +126,15 @@ def create(service: MediaService, spec: Mapping[str, Any], mark: str, number: in
     """Create a job; one whose answer was lost is looked for, and not created again.
 
     :returns: the job; of a later number, if another try of the task has made one meanwhile
-    :raises TransientError: the service has trouble. A gateway may say so of a create that has happened: look
-        for the mark's jobs before creating again
+    :raises TransientError: the service has trouble. A gateway may say so of a create that has happened, so it
+        has been looked for, too; look again before creating again
     :raises UncertainError: no usable answer has come, and no such job is there to be seen; look likewise
     """
     try:
         return service.submit_as(spec, mark, number)
-    except UncertainError:
-        if (job := _look_for(service, spec, mark, number)) is not None:
+    except (TransientError, UncertainError) as exc:
+        is_throttled = exc.status == HTTPStatus.TOO_MANY_REQUESTS
+        if not is_throttled and (job := _look_for(service, spec, mark, number)) is not None:
             return job
         raise
 

@@ -88,7 +88,7 @@ def read_spec(spec: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
         return dict(spec), []
     check_keys("A job spec of the v2 API", spec, KEYS)
     ids = items("input_asset_ids", spec.get("input_asset_ids") or (), "the id of an asset, or a list of ids")
-    inputs = [known_id(asset_id, "cid", "input_asset_ids") for asset_id in ids]
+    inputs = [known_id(one, "cid", "input_asset_ids") for one in ids]
     tasks = _in_order(_tasks(spec.get("tasks") or ()))
     if missing := [key for key, found in (("input_asset_ids", inputs), ("tasks", tasks)) if not found]:
         raise RefusedError(f"The job spec lacks {' and '.join(missing)}")
@@ -169,8 +169,10 @@ def _configuration(given: Any, number: int) -> str:
     if isinstance(given, str) and not _is_json(given):
         with suppress(ValueError):
             given = parsed(given, what, ("[", "{"))
-    if not isinstance(given, str | Mapping | list):
-        raise RefusedError(f"{what} is {shown(given)}; give the name of a preset, a text or a dict")
+    if not isinstance(given, Mapping | list):
+        if not isinstance(given, str | int) or isinstance(given, bool):
+            raise RefusedError(f"{what} is {shown(given)}; give the name of a preset, a text or a dict")
+        given = str(given)
     written = given if isinstance(given, str) else as_json(what, given)
     if len(written) > MAX_CONFIGURATION:
         raise RefusedError(f"{what} has {len(written)} characters; the service takes {MAX_CONFIGURATION}")

@@ -136,11 +136,10 @@ def _correlation_data(given: Any) -> dict[str, str]:
     data = structure("correlation_data of the job spec", given)
     if data in (None, ""):
         return {}
-    if not isinstance(data, Mapping) or not all(isinstance(word, str) for word in (*data, *data.values())):
-        raise RefusedError(
-            f"correlation_data of the job spec is {shown(given)}; give a dict of texts by names, all texts"
-        )
-    return dict(data)
+    what = "correlation_data of the job spec"
+    if not isinstance(data, Mapping):
+        raise RefusedError(f"{what} is {shown(given)}; give a dict of texts by names, all texts")
+    return {text(what, name): text(what, value) for name, value in data.items()}
 
 
 def writes_as_asked(job: Job, properties: Mapping[str, Any]) -> bool:

@@ -10,11 +10,7 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from airflow.providers.common.compat.sdk import (
-    AssetAlias,
-    conf,
-    mask_secret,
-)
+from airflow.providers.common.compat.sdk import AirflowException, AssetAlias, conf, mask_secret
 
 from airflow_ams.api.details import cancel_unless_ended
 from airflow_ams.api.errors import JobNotFoundError, ServiceError, TransientError
@@ -80,12 +76,14 @@ class AmsSubmitJobOperator(WaitsForJobs):
 
     What remains possible: on v2, another job if a creation is answered by nothing and shows up in the
     service's list more than a quarter of a minute later; a job that runs on, unwaited for, if the worker dies
-    while it creates it, or the service is out of reach, and the task has no more tries; a second encode if
-    Airflow could not store a result any more that the task had reported, and the task is cleared then; the
-    same on Airflow 3.1 and 3.2, where a task cannot know how the tries before a clear have ended, if a failed
-    task is cleared whose job has finished since. Two deployments of Airflow that share an account, and whose
-    DAG, task and run ids are alike, share the job, too: give them different names. So does a run that was
-    deleted and made again under its old id: clear it instead.
+    while it creates it, the service is out of reach, or refuses to tell of the job, and the task has no more
+    tries; a job that is canceled, and a task that fails, if Airflow takes a worker for dead that lives, since
+    it kills it later, while the next try waits for the same job; a second encode if Airflow could not store a
+    result any more that the task had reported, and the task is cleared then; the same on Airflow 3.1 and 3.2,
+    where a task cannot know how the tries before a clear have ended, if a failed task is cleared whose job
+    has finished since. Two deployments of Airflow that share an account, and whose DAG, task and run ids are
+    alike, share the job, too: give them different names. So does a run that was deleted and made again under
+    its old id: clear it instead.
 
     :param job: the service's own document of the job: on v2 with ``Tasks``, elsewhere
         ``{"properties": …}``; or anything that `AmsHook.submit_job` takes (templated, as are all
@@ -105,7 +103,8 @@ class AmsSubmitJobOperator(WaitsForJobs):
     :param wait_for_completion: whether to wait; if not, the document is that of the job as it was created
     :param deferrable: wait in the triggerer; ``[operators] default_deferrable`` unless given
     :param poke_interval: seconds between two readings of the job; 60 unless given
-    :param timeout: seconds of waiting in one try; ``[sensors] default_timeout`` unless given
+    :param timeout: seconds of waiting in one try, and of asking a service that has trouble before that;
+        ``[sensors] default_timeout`` unless given
     :param queue_timeout: seconds that the job may be Queued or Scheduled; as long as it likes unless given
     :param resubmit: when the job fails: ``"auto"`` lets the next try submit it again if the service advises
         so (``MayRetry``) or the error is transient, ``"always"`` in any case, ``"never"`` in none. If it may,
@@ -206,33 +205,49 @@ class AmsSubmitJobOperator(WaitsForJobs):
 
     def _submit_and_wait(self, context: Context) -> Any:
         self._poll, self._job_id = None, ""
-        with self.hook, self._in_time():
-            memory = Memory(context, self.retries, self.log)
-            job, is_new = self._submitted(context, memory)
-            self._tell(context, job)
-            if not self.wait_for_completion:
+        memory = Memory(context, self.retries, self.log)
+        try:
+            with self.hook, self._in_time():
+                job, is_new = self._submitted(context, memory)
+                self._tell(context, job)
+                if self.wait_for_completion:
+                    return self._wait_for(job, is_new, context)
                 AmsJobLink.show(context, self.hook, job.id)
                 memory.report(job.id)
                 return document(job)
-            poll = self._poll = self._begin(context)
-            if is_new and not job.state.is_final:
-                poll.wait.see(job)
-            elif (ending := self._look(poll)) is not None:
-                return self._result(ending, context)
-            if self.deferrable:
-                return self._go_on_in_triggerer(poll, context)
-            time.sleep(self._next_look(self.poke_interval))
-            return self._result(self._wait(poll), context)
+        finally:
+            # A worker that is shut down now has nothing to cancel any more.
+            self._poll, self._job_id, self._submission = None, "", None
+
+    def _wait_for(self, job: Job, is_new: bool, context: Context) -> Any:
+        poll = self._poll = self._begin(context)
+        if is_new and not job.state.is_final:
+            poll.wait.see(job)
+        elif (ending := self._look(poll)) is not None:
+            return self._result(ending, context)
+        if self.deferrable:
+            return self._go_on_in_triggerer(poll, context)
+        time.sleep(self._next_look(self.poke_interval))
+        return self._result(self._wait(poll), context)
 
     def _submitted(self, context: Context, memory: Memory) -> tuple[Job, bool]:
         """Return the job, and whether it was submitted just now."""
-        self._started_at = time.time()
+        self._try_began = self._started_at = time.time()
         with telling("The job could not be submitted; a new try looks for it first."):
             service = self.hook.get_conn()
             self._submission = Submission(
-                self._spec(context), memory, is_retold=self.resubmit == "never", log=self.log
+                self._spec(context),
+                memory,
+                is_retold=self.resubmit == "never",
+                is_killed=lambda: self._is_killed,
+                log=self.log,
             )
-            return self._submission.job(service, self._time_left)
+            job, is_new = self._submission.job(service, lambda: 0.0 if self._is_killed else self._time_left())
+        if self._is_killed:
+            if self.cancel_on_kill:
+                self._cancel([job.id])
+            raise AirflowException(f"The task was killed while it submitted job {job.id}")
+        return job, is_new
 
     def _spec(self, context: Context) -> dict[str, Any]:
         """Return what the job is to be made of, by what the templates have made of the arguments."""
@@ -266,7 +281,7 @@ class AmsSubmitJobOperator(WaitsForJobs):
         memory = Memory(context, self.retries, self.log)
         if ending.how is End.FAILED and memory.has_tries_left and self._is_resubmitted(ending.jobs):
             raise AmsJobFailedRetryable(ending.text)
-        if ending.how is End.CANCELED and _was_given_up(ending.jobs, memory):
+        if ending.how is End.CANCELED and not self._is_killed and _was_given_up(ending.jobs, memory):
             self.log.info("%s, because the task was cleared: submitting another", ending.text)
             return self._submit_and_wait(context)
         job = self._documents(ending)
@@ -371,7 +386,7 @@ class AmsCancelJobOperator(WaitsForJobs):
         self._started_at = time.time()
         with telling("The job could not be canceled."):
             service = self.hook.get_conn()
-            job_id = service.job_id(str(self._job_ids(context)))
+            job_id = service.job_id(self._job_ids(context))
             job = patient(self._goes_on, self._time_left, self.log)(cancel_unless_ended, service, job_id)
         what = "already, and left as it is" if job.state.is_final else "and is being canceled"
         self.log.info("Job %s is %s %s", job_id, job.state, what)
@@ -382,8 +397,13 @@ class AmsCancelJobOperator(WaitsForJobs):
         is_young = time.time() < self._started_at + self.not_found_grace
         return isinstance(exc, TransientError) or (isinstance(exc, JobNotFoundError) and is_young)
 
-    def _job_ids(self, context: Context) -> str | list[str]:
-        return read_ids(self.job_id)
+    def _job_ids(self, context: Context) -> str:
+        ids = read_ids(self.job_id)
+        if isinstance(ids, str):
+            return ids
+        if len(ids) != 1:
+            raise ValueError(f"job_id holds {len(ids)} ids; a task cancels one job, so map it over them")
+        return ids[0]
 
     def _result(self, ending: Ending, context: Context) -> Any:
         if ending.how in (End.SUCCEEDED, End.FAILED, End.CANCELED):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -29,7 +29,7 @@ def spec_of(operator: Mapping[str, Any]) -> dict[str, Any]:
 
     :raises RefusedError: one that should be a dict is none
     """
-    given = _given(operator)
+    given = _plain(_given(operator))
     job = structure("job", given.pop("job", {}))
     if not isinstance(job, Mapping):
         raise RefusedError(f"job is {shown(job)}; give a dict: the service's own document of a job")
@@ -97,6 +97,15 @@ def texts_in(value: Any) -> Iterator[str]:
     elif isinstance(value, list | tuple):
         for item in value:
             yield from texts_in(item)
+
+
+def _plain(value: Any) -> Any:
+    """Make lists of what Airflow hands over in their place: the outputs of a mapped task."""
+    if isinstance(value, Mapping):
+        return {key: _plain(part) for key, part in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes | bytearray):
+        return [_plain(part) for part in value]
+    return value
 
 
 def _given(arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -37,13 +37,14 @@ class Memory:
         self.mark = mark_of(*identity)
         self.try_number: int = ti.try_number if ti is not None else 1
         # Whoever clears a task gives it more tries; so each round has a number of its own.
-        self._round: int = (ti.max_tries or 0) if ti is not None else 0
-        self._first_try: int = self._round - (retries or 0) + 1 if ti is not None else 1
+        self._max_tries: int = (ti.max_tries or 0) if ti is not None else 0
+        self._first_try: int = self._max_tries - (retries or 0) + 1 if ti is not None else 1
+        self._now = [self._max_tries, self.try_number]
 
     @property
     def has_tries_left(self) -> bool:
         """Whether there will be another try if this one fails."""
-        return self._ti is not None and self.try_number <= self._round
+        return self._ti is not None and self.try_number <= self._max_tries
 
     @property
     def job_id(self) -> str | None:
@@ -56,7 +57,7 @@ class Memory:
         One of before is looked for by its name: the task may have other things to encode by now.
         """
         stored = self._read()
-        if not stored or stored["made_in"] != self._round:
+        if not stored or not self._is_since_the_clear(stored["made_in"]):
             return None
         try:
             return Attempt(int(stored["number"]), service.get_job(str(stored["job_id"])))
@@ -66,7 +67,7 @@ class Memory:
 
     def keep(self, attempt: Attempt) -> None:
         """Let later tries know of a job that this one has made."""
-        self._write(attempt, made_in=self._round)
+        self._write(attempt, made_in=self._now)
 
     def take_up(self, attempt: Attempt) -> None:
         """Let later tries know of a job that this one goes on with."""
@@ -76,13 +77,13 @@ class Memory:
     def report(self, job_id: str) -> None:
         """Let later tries know that the task ends well with this job."""
         if (stored := self._read()) and stored["job_id"] == job_id:
-            self._set({**stored, "reported_in": self._round})
+            self._set({**stored, "reported_in": self._now})
 
     def is_of_this_round(self, number: int, job_id: str) -> bool:
         """Whether a job is of a try since the task was cleared last; none of these has reported success."""
         stored = self._read()
         if stored and stored["job_id"] == job_id and stored["made_in"] is not None:
-            return bool(stored["made_in"] == self._round)
+            return self._is_since_the_clear(stored["made_in"])
         return number >= self._first_try
 
     def is_reported(self, attempt: Attempt) -> bool:
@@ -91,7 +92,8 @@ class Memory:
             return _has_succeeded(self._ti, attempt.number)  # Airflow 2.11
         stored = self._read()
         if stored and stored["job_id"] == attempt.job.id:
-            return stored["reported_in"] not in (None, self._round)
+            reported_in = stored["reported_in"]
+            return reported_in is not None and not self._is_since_the_clear(reported_in)
         return not self.is_of_this_round(attempt.number, attempt.job.id)
 
     def _read(self) -> dict[str, Any]:
@@ -104,7 +106,15 @@ class Memory:
             return {}
         return stored if isinstance(stored, dict) and {*stored} >= _FIELDS else {}
 
-    def _write(self, attempt: Attempt, made_in: int | None) -> None:
+    def _is_since_the_clear(self, when: list[int] | None) -> bool:
+        """Whether a try is of this round, by its number and what `max_tries` was then."""
+        if not isinstance(when, list):
+            return False
+        max_tries, try_number = when
+        # Either alone may be the same by chance if the DAG's `retries` were changed.
+        return max_tries == self._max_tries and try_number >= self._first_try
+
+    def _write(self, attempt: Attempt, made_in: list[int] | None) -> None:
         number, job_id = attempt.number, attempt.job.id
         self._set({"job_id": job_id, "number": number, "made_in": made_in, "reported_in": None})
 
@@ -114,7 +124,7 @@ class Memory:
         try:
             self._store.set(KEY, value)
         except Exception as exc:
-            # Its name tells as much.
+            # The job's name tells of it, though not whether its end was reported.
             self._log.warning("The task state store cannot be written: %s", exc)
 
 

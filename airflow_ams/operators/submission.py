@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from airflow.providers.common.compat.sdk import AirflowException
+
 from airflow_ams.api.errors import TransientError, UncertainError
 from airflow_ams.api.model import Job, Outcome, verdict
 from airflow_ams.api.submission import Attempt, create, is_taken_up, number_in
@@ -25,10 +27,20 @@ class Submission:
     :param spec: what the job is made of, with its name
     :param memory: what this try knows of those before it
     :param is_retold: whether a failure that no try has told of is told, and the job not made again
+    :param is_killed: whether the task has been killed meanwhile; then nothing is made any more
     :param log: the task's
     """
 
-    def __init__(self, spec: Mapping[str, Any], memory: Memory, *, is_retold: bool, log: Any) -> None:
+    def __init__(
+        self,
+        spec: Mapping[str, Any],
+        memory: Memory,
+        *,
+        is_retold: bool,
+        is_killed: Callable[[], bool],
+        log: Any,
+    ) -> None:
+        self._is_killed = is_killed
         self._spec = spec
         self._memory = memory
         self._is_retold = is_retold
@@ -61,6 +73,8 @@ class Submission:
             if goes_on:
                 self._memory.take_up(last)
                 return last.job, False
+        if self._is_killed():
+            raise AirflowException("The task was killed before it submitted a job")
         number = max(self._memory.try_number, last.number + 1 if last is not None else 1)
         self._number = number
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
@@ -163,9 +164,9 @@ class AmsJobSensor(WaitsForJobs, BaseSensorOperator):
         quiet = self._poll.quiet_until - time.monotonic() if self.reschedule else 0.0
         return self._next_look(interval, quiet)
 
-    def _limit(self) -> float:
+    def _execution_limit(self) -> float:
         # In reschedule mode execution_timeout is a poke's.
-        return self.timeout if self.reschedule and not self.deferrable else super()._limit()
+        return math.inf if self.reschedule and not self.deferrable else super()._execution_limit()
 
     def _first_poll(self, context: Context) -> datetime | None:
         """Find out when the wait began, as the framework counts it: earlier pokes were other processes.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from abc import abstractmethod
@@ -80,7 +81,9 @@ class WaitsForJobs(BaseOperator):
 
     _poll: Poll | None = None
     _started_at: float = 0.0
+    _try_began: float | None = None
     _is_over_time: bool = False
+    _is_killed: bool = False
 
     @classmethod
     def partial(cls, **kwargs: Any) -> Any:
@@ -169,13 +172,19 @@ class WaitsForJobs(BaseOperator):
         return min(max(interval, at_least), max(0.0, self._started_at + self.timeout - now))
 
     def _time_left(self) -> float:
-        return max(0.0, self._started_at + self._limit() - time.time())
+        return max(0.0, self._end() - time.time())
+
+    def _end(self) -> float:
+        """Return when the try's time is over, in epoch seconds: `timeout` is the wait's."""
+        began = self._started_at if self._try_began is None else self._try_began
+        return min(self._started_at + self.timeout, began + self._execution_limit())
 
     def _limit(self) -> float:
-        """Return the seconds that a try may take."""
-        if self.execution_timeout is None:
-            return self.timeout
-        return min(self.timeout, self.execution_timeout.total_seconds())
+        """Return the seconds that a wait may take."""
+        return min(self.timeout, self._execution_limit())
+
+    def _execution_limit(self) -> float:
+        return math.inf if self.execution_timeout is None else self.execution_timeout.total_seconds()
 
     @contextmanager
     def _in_time(self) -> Iterator[None]:
@@ -193,6 +202,8 @@ class WaitsForJobs(BaseOperator):
 
     def _go_on_in_triggerer(self, poll: Poll, context: Context) -> Any:
         """Let the triggerer wait on."""
+        if self._is_killed:
+            raise AirflowException("The task was killed before it was deferred")
         from airflow_ams.triggers.ams import AmsJobTrigger
 
         trigger = AmsJobTrigger(
@@ -203,10 +214,12 @@ class WaitsForJobs(BaseOperator):
             **self._trigger_arguments(),
         )
         timeout = timedelta(seconds=self._time_left() + BACKSTOP)
+        # From here on it is the trigger that cancels.
+        self._poll = None
         return self.defer(trigger=trigger, method_name="execute_complete", timeout=timeout)
 
     def _deadline(self, context: Context) -> float:
-        deadline = self._started_at + self._limit()
+        deadline = self._end()
         ti: Any = context.get("ti")
         if self.execution_timeout is not None and VERSION < (3,) and getattr(ti, "start_date", None):
             # 2.11 ends the task itself at that time, without a word to us, so that nothing could be canceled.
@@ -253,6 +266,8 @@ class WaitsForJobs(BaseOperator):
         if ending.how is End.SUCCEEDED:
             return ending.jobs
         text = ending.text
+        if self._is_killed and ending.how is End.CANCELED:
+            raise AirflowException(f"{text}, because the task was killed")
         if ending.how is End.TIMEOUT:
             is_execution = self._limit() < self.timeout and self.deferrable
             text = (
@@ -263,7 +278,8 @@ class WaitsForJobs(BaseOperator):
         raise _ERRORS[ending.how](text)
 
     def on_kill(self) -> None:
-        """Cancel the jobs, if that was asked for."""
+        """Cancel the jobs, if that was asked for; on Airflow 3 the task goes on after that for a while."""
+        self._is_killed = True
         if self.cancel_on_kill and not self._is_over_time:
             self._stop()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 import pytest
 from airflow.providers.common.compat.sdk import AirflowSensorTimeout
@@ -70,9 +71,14 @@ def test_the_hook_does_so_too(ams: Emulator, caplog: pytest.LogCaptureFixture) -
 
 @all_apis
 def test_a_job_that_is_not_there(ams: Emulator) -> None:
-    """There is nothing to cancel, which is somebody's mistake."""
+    """It is asked for a while, since it may be new; then there is nothing to cancel: somebody's mistake."""
+    unknown = WIRES[ams.api].unknown
+    one = canceling(unknown)
+    one.not_found_grace = 0.5
     with pytest.raises(AmsJobNotFound):
-        Try(task_id="cancel").run(canceling(WIRES[ams.api].unknown))
+        Try(task_id="cancel").run(one)
+    name = unknown.rpartition("/")[2]
+    assert len([r for r in ams.requests() if name in unquote(f"{r['path']}?{r['query']}")]) > 1
     with pytest.raises(AmsRefused, match="job_id 'x'"):
         Try(task_id="cancel").run(canceling("x"))
 
@@ -84,3 +90,17 @@ def test_a_job_that_takes_too_long(ams: Emulator, deferrable: bool) -> None:
     job_id = ams.submit_scripted(states=RUNNING, canceling=3600)
     with pytest.raises(AirflowSensorTimeout, match="Canceling"):
         Try(task_id="cancel").run(canceling(job_id, deferrable=deferrable, timeout=1))
+
+
+@all_apis
+def test_a_list_of_one_job(ams: Emulator) -> None:
+    """Another task's output may come as such; of more the task says that it is for one."""
+    ids = [ams.submit_scripted(states=RUNNING) for _ in range(2)]
+    one = canceling("{{ rendered }}")
+    one.job_id = ids[:1]  # type: ignore[assignment]
+    assert Try(task_id="cancel").run(one)["id"] == ids[0]
+    one.job_id = str(ids)
+    with pytest.raises(AmsRefused, match="holds 2 ids"):
+        Try(task_id="cancel").run(one)
+    with pytest.raises(TypeError, match="give one job id"):
+        canceling(ids)  # type: ignore[arg-type]

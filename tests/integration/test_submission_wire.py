@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -76,13 +77,18 @@ def test_a_create_is_not_repeated_whatever_it_is_answered_with(
     gateway = service(passed_on)
     conn_id = connection(**{**ams.connection, "host": gateway.base_url})
     with AmsHook(conn_id) as hook:
-        with pytest.raises(TransientError) as caught:
-            create(hook.get_conn(), spec, MARK, 1)
-        assert (caught.value.status, caught.value.retry_after) == (status, 7.0)
-        assert sent(ams) == creates(ams) == 1
-        found = hook.get_conn().find_attempt(spec, MARK, 1)
-    assert found is not None
-    assert found.number == 1
+        if status == HTTPStatus.TOO_MANY_REQUESTS:
+            # That is said before anything is done; the caller waits, and looks then.
+            with pytest.raises(TransientError) as caught:
+                create(hook.get_conn(), spec, MARK, 1)
+            assert caught.value.retry_after == 7.0
+            found = hook.get_conn().find_attempt(spec, MARK, 1)
+            assert found is not None
+            job = found.job
+        else:
+            job = create(hook.get_conn(), spec, MARK, 1)
+    assert number_in(job.name, MARK) == 1
+    assert sent(ams) == creates(ams) == 1
 
 
 @on("v2")

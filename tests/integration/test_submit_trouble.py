@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import time
+from contextlib import suppress
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from airflow.providers.common.compat.sdk import AirflowException, AirflowTaskTimeout, AssetAlias
+from airflow.providers.common.compat.sdk import (
+    AirflowException,
+    AirflowFailException,
+    AirflowTaskTimeout,
+    AssetAlias,
+    TaskDeferred,
+)
 
 from airflow_ams.api.model import JobState
 from airflow_ams.api.submission import create
 from airflow_ams.exceptions import AmsRefused
 from airflow_ams.hooks.ams import AmsHook
 from airflow_ams.operators.submission import Submission
-from tests.integration.submits import RUNNING, Store, Try, creates, encode, operator
+from tests.integration.submits import MODES, RUNNING, Store, Try, creates, encode, operator
 from tests.integration.waits import WIRES, all_apis, audible, in_line, on
 
 if TYPE_CHECKING:
@@ -45,6 +54,18 @@ def test_an_outage_is_waited_out(ams: Emulator, caplog: pytest.LogCaptureFixture
         assert Try().run(operator(given))["state"] == "Finished"
     assert "Trying again in" in caplog.text
     assert creates(ams) == 1
+
+
+@on("v2")
+def test_an_outage_is_part_of_the_tries_time(ams: Emulator) -> None:
+    """``execution_timeout`` counts from the try's beginning, in the triggerer, too."""
+    made = operator(encode(ams, states=RUNNING), deferrable=True, execution_timeout=timedelta(seconds=50))
+    ams.inject({"when": {}, "then": {"status": 503}})
+    began, wait = time.time(), in_line(lambda: None, lambda: None, ams.clear_faults)
+    with wait, pytest.raises(TaskDeferred) as caught:
+        audible(made).execute(Try().context)
+    assert time.time() > began + 0.5
+    assert caught.value.trigger.deadline < began + 50.5
 
 
 @all_apis
@@ -120,6 +141,76 @@ def test_a_kill_during_the_look_up(ams: Emulator, monkeypatch: pytest.MonkeyPatc
 
 
 @on("v2", "rms")
+@MODES
+def test_a_task_that_goes_on_after_its_kill_submits_nothing(
+    ams: Emulator, deferrable: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Airflow 3 leaves a killed task five seconds, and does not interrupt it."""
+    made, look = audible(operator(encode(ams, states=RUNNING), deferrable=deferrable)), Submission._last
+
+    def killed(submission: Submission, service: Any) -> Any:
+        found = look(submission, service)
+        made.on_kill()
+        return found
+
+    monkeypatch.setattr(Submission, "_last", killed)
+    with pytest.raises(AirflowException, match="was killed"):
+        made.execute(Try().context)
+    assert creates(ams) == 0
+
+
+@on("v2", "rms")
+@MODES
+def test_a_task_that_is_killed_while_it_creates_and_goes_on(
+    ams: Emulator, deferrable: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it has created is canceled, though the look of the kill may have come too early."""
+    made = audible(operator(encode(ams, states=RUNNING), deferrable=deferrable))
+    ids: list[str] = []
+
+    def created(*given: Any) -> Any:
+        made.on_kill()
+        job = create(*given)
+        ids.append(job.id)
+        return job
+
+    monkeypatch.setattr("airflow_ams.operators.submission.create", created)
+    with pytest.raises(AirflowException, match="was killed"):
+        made.execute(Try().context)
+    assert state_of(ids[0]) in STOPPED
+
+
+@on("v2", "rms")
+@pytest.mark.parametrize("is_cleared", [True, False])
+def test_a_task_that_is_killed_in_its_wait_and_goes_on(ams: Emulator, is_cleared: bool) -> None:
+    """It sees that its job was canceled, and knows by whom: it may be retried, and submits nothing itself."""
+    given = encode(ams, states=RUNNING)
+    job_id = submitted(given, Try())
+    made = operator(given, retries=1 if is_cleared else 2)
+    again = Try(2, max_tries=3 if is_cleared else 2)
+    # The first line is about the job that was found, the second about where it stands.
+    with (
+        in_line(lambda: None, made.on_kill),
+        pytest.raises(AirflowException, match="because the task was killed") as caught,
+    ):
+        again.run(made)
+    assert not isinstance(caught.value, AirflowFailException)
+    assert creates(ams) == 1
+    assert state_of(job_id) in STOPPED
+
+
+@on("v2", "rms")
+@pytest.mark.parametrize("arguments", [{"wait_for_completion": False}, {"deferrable": True}])
+def test_a_worker_that_is_shut_down_after_its_task(ams: Emulator, arguments: dict[str, Any]) -> None:
+    """The job is nobody's any more, or the triggerer's."""
+    made, one = audible(operator(encode(ams, states=RUNNING), **arguments)), Try()
+    with suppress(TaskDeferred):
+        made.execute(one.context)
+    made.on_kill()
+    assert state_of(one.xcoms["job_id"]) not in STOPPED
+
+
+@on("v2", "rms")
 @pytest.mark.parametrize("on_timeout", [True, False])
 def test_a_time_out_of_the_task_while_it_creates(
     ams: Emulator, on_timeout: bool, monkeypatch: pytest.MonkeyPatch
@@ -155,6 +246,15 @@ def test_a_task_that_got_more_retries_since_it_succeeded(ams: Emulator) -> None:
 
 
 @all_apis
+def test_a_task_that_got_fewer_retries_since_it_succeeded(ams: Emulator) -> None:
+    """Its tries may then be as many as before."""
+    given, store = encode(ams, states=["Finished"]), Store()
+    Try(max_tries=3, store=store).run(operator(given, retries=3))
+    Try(2, max_tries=3, store=store).run(operator(given, retries=2))
+    assert creates(ams) == 2
+
+
+@all_apis
 @pytest.mark.parametrize("stored", [False, True], ids=["by its name", "by the state store"])
 def test_a_task_that_is_cleared_with_something_else_to_encode(ams: Emulator, stored: bool) -> None:
     """Its job's name says what it encodes; one of another name is not its own any more."""
@@ -170,7 +270,7 @@ def test_a_task_that_is_cleared_with_something_else_to_encode(ams: Emulator, sto
 def test_a_task_whose_connection_leads_elsewhere_since(ams: Emulator) -> None:
     """The state store has an id of v2; the job is looked for by its name."""
     store = Store()
-    store.set("ams_job", {"job_id": "nb:jid:UUID:x", "number": 1, "made_in": 2, "reported_in": None})
+    store.set("ams_job", {"job_id": "nb:jid:UUID:x", "number": 1, "made_in": [2, 1], "reported_in": None})
     assert Try(2, store=store).run(operator(encode(ams, states=["Finished"])))["state"] == "Finished"
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from typing import Any
 
 import pytest
 from airflow.providers.common.compat.sdk import DAG
 
+from airflow_ams.api import v2_spec, v3_spec
 from airflow_ams.operators.ams import AmsSubmitJobOperator
-from airflow_ams.operators.arguments import check_partial_arguments
+from airflow_ams.operators.arguments import check_partial_arguments, spec_of
 
 ASSET = "nb:cid:UUID:f3c43f94-327f-2347-90bb-3bf79f8559f1"
 TASK = {
@@ -54,8 +56,8 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "an output with a slash": ({**V3, "outputs": ["../.."]}, "outputs.*'../..'"),
     "an input with a slash": ({**V3, "inputs": "a/b"}, "inputs.*'a/b'"),
     "a list for a name": ({**V2, "name": ["a"]}, "name"),
-    "a number for inputs": ({**V2, "input_asset_ids": 5}, "input_asset_ids is '5'"),
-    "a number for outputs": (chain({"outputs": 5}), "outputs of task 1"),
+    "a number for inputs": ({**V2, "input_asset_ids": 5}, "input_asset_ids '?5"),
+    "a number for outputs": (chain({"outputs": 5.5}), "outputs of task 1"),
     "a number for a task's inputs": (chain({"inputs": 1}), "reads '1'"),
     "no priority": ({**V2, "priority": float("inf")}, "priority 'inf'"),
     "a number for a word": ({**V3, "priority": 5}, "priority.*give one of Low, Normal, High"),
@@ -94,7 +96,7 @@ LITERAL: dict[str, tuple[dict[str, Any], str]] = {
     "no output": ({**V3, "outputs": None}, "outputs of the job spec"),
     "a name of v3": ({**V3, "job_name": "a/b"}, "job_name"),
     "a priority of v3": ({**V3, "priority": 5}, "priority"),
-    "one text of two": ({**V3, "correlation_data": {"a": 5, "b": "{{ x }}"}}, "correlation_data"),
+    "one text of two": ({**V3, "correlation_data": {"a": 5.5, "b": "{{ x }}"}}, "correlation_data"),
 }
 
 
@@ -220,3 +222,40 @@ def test_signatures_of_input_urls_are_masked(is_template: bool) -> None:
     assert made.inputs == [url]
     assert signature not in str(redact({"inputs": made.inputs}))
     assert "clips.blob.example" in str(redact({"inputs": made.inputs}))
+
+
+class Lazy(Sequence[Any]):
+    """Stands for what Airflow makes of a mapped task's output; only a running task has one."""
+
+    def __init__(self, *values: Any) -> None:
+        self._values = values
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._values[index]
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+
+def test_the_outputs_of_a_mapped_task_stand_anywhere() -> None:
+    """In nested places, too."""
+    properties = {"input": {"inputs": Lazy({"assetName": "a"})}, "outputs": Lazy({"assetName": "b"})}
+    found = spec_of({"transform_name": "t", "job": {"properties": properties}})
+    assert found["properties"] == {"input": {"inputs": [{"assetName": "a"}]}, "outputs": [{"assetName": "b"}]}
+    assert spec_of({"input_asset_ids": Lazy(ASSET)})["input_asset_ids"] == [ASSET]
+
+
+@pytest.mark.parametrize(
+    ("given", "written"),
+    [
+        ({**V3, "outputs": [20240101]}, "20240101"),
+        ({**V3, "inputs": 7}, "'assetName': '7'"),
+        ({**V3, "correlation_data": {"order": 17}}, "'order': '17'"),
+        (chain({"outputs": [20240101]}), 'assetName="20240101"'),
+        (chain({"configuration": 720}), "'Configuration': '720'"),
+    ],
+)
+def test_a_number_may_be_the_text_that_native_rendering_has_read(given: dict[str, Any], written: str) -> None:
+    """A template that writes digits makes a number of them."""
+    read = v3_spec.read_spec if "transform_name" in given else v2_spec.read_spec
+    assert written in str(read(given))
