@@ -15,6 +15,7 @@ import pytest
 from airflow.providers.common.compat.connection import get_async_connection
 from airflow.providers.common.compat.sdk import (
     AirflowException,
+    AirflowFailException,
     AirflowSensorTimeout,
     AirflowTaskTimeout,
 )
@@ -27,6 +28,7 @@ from tests.integration.waits import (
     all_dialects,
     audible,
     fired,
+    in_line,
     in_step,
     lines,
     sensor,
@@ -180,6 +182,14 @@ def test_canceling_is_bounded_in_time(
         assert any("may run on" in line for line in lines(caplog, logging.WARNING) + lines(caplog))
     finally:
         over.set()
+
+
+def test_a_killed_task_that_goes_on_may_be_retried(ams_emulator: Emulator, wait: Callable[..., Any]) -> None:
+    """Airflow 3 does not interrupt it: it sees that the job was canceled, and knows by whom."""
+    made = sensor(running_job(ams_emulator), cancel_on_kill=True, poke_interval=0.05)
+    with in_line(made.on_kill), pytest.raises(AirflowException, match="the task was killed") as caught:
+        wait(made)
+    assert not isinstance(caught.value, AirflowFailException)
 
 
 def test_only_the_jobs_that_run_are_canceled(ams_emulator: Emulator) -> None:
