@@ -338,18 +338,18 @@ class V2Service:
             return {**document, "InputMediaAssets@odata.bind": links} if links else document
 
         verbose = any("__metadata" in asset for asset in document.get("InputMediaAssets") or ())
-        return self._transport.send(
-            "POST",
-            "Jobs",
-            read_created,
-            body=body,
-            headers={
-                "DataServiceVersion": "3.0",
-                "Content-Type": "application/json;odata=verbose" if verbose else "application/json",
-            },
-            create=True,
-            retries=retries,
-        )
+        headers = {
+            "DataServiceVersion": "3.0",
+            "Content-Type": "application/json;odata=verbose" if verbose else "application/json",
+        }
+        try:
+            return self._transport.send(
+                "POST", "Jobs", read_created, body=body, headers=headers, create=True, retries=retries
+            )
+        except RefusedError as exc:
+            if exc.status == HTTPStatus.NOT_FOUND and inputs:
+                exc.message += f". It was asked for a job on input_asset_ids {', '.join(inputs)}"
+            raise
 
     def _pages(self, query: str) -> Iterator[list[dict[str, Any]]]:
         skip: int | None = 0

@@ -59,8 +59,8 @@ def telling(what_failed: str) -> Iterator[None]:
     except JobNotFoundError as exc:
         raise AmsJobNotFound(exc.message) from exc
     except (RefusedError, AirflowNotFoundException, ValueError) as exc:
-        # With a code of its own it is the service that speaks, not a gateway.
-        if isinstance(exc, RefusedError) and exc.may_pass and not exc.code:
+        # With a code, or words, of its own it is the service that speaks, not a gateway.
+        if isinstance(exc, RefusedError) and exc.may_pass and not (exc.code or exc.said):
             raise AirflowException(f"{what_failed} {exc}") from exc
         raise AmsRefused(str(exc)) from exc
     except ServiceError as exc:

@@ -40,7 +40,7 @@ def test_mistakes_in_templates_are_found_before_a_request(ams_emulator: Emulator
 BROKEN: dict[str, list[dict[str, Any]]] = {
     "v2": [
         {"tasks": [{**TASK, "configuration": {"a": b"1"}}]},
-        {"tasks": [{**TASK, "outputs": 5}]},
+        {"tasks": [{**TASK, "outputs": 5.5}]},
         {"priority": float("inf")},
         {"name": ["a"]},
         {"name": "x" * 235},
@@ -109,6 +109,13 @@ def test_a_transform_that_is_not_there(ams: Emulator) -> None:
     with pytest.raises(AmsRefused, match="transform 'imaginary'"):
         Try().run(operator({**V3, "transform_name": "imaginary"}))
     assert not [r for r in ams.requests("assets/") if r["method"] == "PUT"]
+
+
+@on("v2")
+def test_an_input_that_is_not_there(ams: Emulator) -> None:
+    """The service does not say which; the message says what was asked for."""
+    with pytest.raises(AmsRefused, match=f"not found.*input_asset_ids {ASSET}"):
+        Try().run(operator({**V2, "input_asset_ids": ASSET}))
 
 
 @on("arm", "rms", "mkio")
