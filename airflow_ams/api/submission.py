@@ -133,10 +133,17 @@ def create(service: MediaService, spec: Mapping[str, Any], mark: str, number: in
     try:
         return service.submit_as(spec, mark, number)
     except (TransientError, UncertainError) as exc:
-        is_throttled = exc.status == HTTPStatus.TOO_MANY_REQUESTS
-        if not is_throttled and (job := _look_for(service, spec, mark, number)) is not None:
+        if _may_have_happened(exc) and (job := _look_for(service, spec, mark, number)) is not None:
             return job
         raise
+
+
+def _may_have_happened(exc: TransientError | UncertainError) -> bool:
+    """Whether a create may have happened; a service that asks to be left alone has done nothing."""
+    if isinstance(exc, UncertainError):
+        return True
+    is_throttled = exc.status == HTTPStatus.TOO_MANY_REQUESTS
+    return exc.status is not None and not is_throttled and not exc.retry_after
 
 
 def _look_for(service: MediaService, spec: Mapping[str, Any], mark: str, number: int) -> Job | None:

@@ -213,6 +213,8 @@ class AmsSubmitJobOperator(WaitsForJobs):
                 if self.wait_for_completion:
                     return self._wait_for(job, is_new, context)
                 AmsJobLink.show(context, self.hook, job.id)
+                if self._was_stopped:
+                    raise AirflowException(f"The task was killed after it had submitted job {job.id}")
                 memory.report(job.id)
                 return document(job)
         finally:
@@ -281,7 +283,7 @@ class AmsSubmitJobOperator(WaitsForJobs):
         memory = Memory(context, self.retries, self.log)
         if ending.how is End.FAILED and memory.has_tries_left and self._is_resubmitted(ending.jobs):
             raise AmsJobFailedRetryable(ending.text)
-        if ending.how is End.CANCELED and not self._is_killed and _was_given_up(ending.jobs, memory):
+        if ending.how is End.CANCELED and not self._was_stopped and _was_given_up(ending.jobs, memory):
             self.log.info("%s, because the task was cleared: submitting another", ending.text)
             return self._submit_and_wait(context)
         job = self._documents(ending)

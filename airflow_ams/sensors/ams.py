@@ -137,8 +137,12 @@ class AmsJobSensor(WaitsForJobs, BaseSensorOperator):
             # Outside a running task nobody would come back to a rescheduled wait.
             self.mode = "poke"
         self._poll = None
-        with self.hook, self._in_time():
-            return self._poke_and_defer(context) if self.deferrable else super().execute(context)
+        try:
+            with self.hook, self._in_time():
+                return self._poke_and_defer(context) if self.deferrable else super().execute(context)
+        finally:
+            # A worker that is shut down now has nothing to cancel any more.
+            self._poll = None
 
     def poke(self, context: Context) -> PokeReturnValue:
         """Read the jobs once."""

@@ -202,7 +202,7 @@ class WaitsForJobs(BaseOperator):
 
     def _go_on_in_triggerer(self, poll: Poll, context: Context) -> Any:
         """Let the triggerer wait on."""
-        if self._is_killed:
+        if self._was_stopped:
             raise AirflowException("The task was killed before it was deferred")
         from airflow_ams.triggers.ams import AmsJobTrigger
 
@@ -266,7 +266,7 @@ class WaitsForJobs(BaseOperator):
         if ending.how is End.SUCCEEDED:
             return ending.jobs
         text = ending.text
-        if self._is_killed and ending.how is End.CANCELED:
+        if self._was_stopped and ending.how is End.CANCELED:
             raise AirflowException(f"{text}, because the task was killed")
         if ending.how is End.TIMEOUT:
             is_execution = self._limit() < self.timeout and self.deferrable
@@ -282,6 +282,11 @@ class WaitsForJobs(BaseOperator):
         self._is_killed = True
         if self.cancel_on_kill and not self._is_over_time:
             self._stop()
+
+    @property
+    def _was_stopped(self) -> bool:
+        """Whether a kill has canceled what is waited for."""
+        return self._is_killed and self.cancel_on_kill and not self._is_over_time
 
     def _stop(self) -> None:
         """Ask for all that may be running to be canceled."""

@@ -18,6 +18,7 @@ from airflow.providers.common.compat.sdk import (
     AirflowFailException,
     AirflowSensorTimeout,
     AirflowTaskTimeout,
+    TaskDeferred,
 )
 
 from airflow_ams.hooks.ams import AmsHook
@@ -190,6 +191,23 @@ def test_a_killed_task_that_goes_on_may_be_retried(ams_emulator: Emulator, wait:
     with in_line(made.on_kill), pytest.raises(AirflowException, match="the task was killed") as caught:
         wait(made)
     assert not isinstance(caught.value, AirflowFailException)
+
+
+def test_a_worker_that_is_shut_down_after_its_task(ams_emulator: Emulator) -> None:
+    """It waits for nothing any more; nor between two pokes of a rescheduled task, which is the same."""
+    made = audible(sensor(running_job(ams_emulator), timeout=0.3, cancel_on_kill=True))
+    with pytest.raises(AirflowSensorTimeout):
+        made.execute({})
+    made.on_kill()
+    assert canceled(ams_emulator) == []
+
+
+def test_a_task_that_is_shut_down_before_it_is_deferred(ams_emulator: Emulator) -> None:
+    """Without `cancel_on_kill` nothing is canceled, so the wait goes on in the triggerer."""
+    made = sensor(running_job(ams_emulator), deferrable=True)
+    with in_line(made.on_kill), pytest.raises(TaskDeferred):
+        audible(made).execute({})
+    assert canceled(ams_emulator) == []
 
 
 def test_only_the_jobs_that_run_are_canceled(ams_emulator: Emulator) -> None:

@@ -70,7 +70,7 @@ def test_a_create_is_not_repeated_whatever_it_is_answered_with(
         address = ams.url + seen.target.lstrip("/")
         answer = requests.request(seen.method, address, headers=headers, data=seen.body, timeout=30)
         if seen.method == "POST":
-            return reply(status, {}, {"Retry-After": "7"})
+            return reply(status, {}, {"Retry-After": "7"} if status == HTTPStatus.TOO_MANY_REQUESTS else {})
         return reply(answer.status_code, headers=dict(answer.headers), body=answer.content)
 
     spec = encode(ams, states=RUNNING)

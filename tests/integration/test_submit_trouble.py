@@ -18,7 +18,7 @@ from airflow.providers.common.compat.sdk import (
 
 from airflow_ams.api.model import JobState
 from airflow_ams.api.submission import create
-from airflow_ams.exceptions import AmsRefused
+from airflow_ams.exceptions import AmsJobCanceled, AmsRefused
 from airflow_ams.hooks.ams import AmsHook
 from airflow_ams.operators.submission import Submission
 from tests.integration.submits import MODES, RUNNING, Store, Try, creates, encode, operator
@@ -243,6 +243,38 @@ def test_a_task_that_got_more_retries_since_it_succeeded(ams: Emulator) -> None:
     Try(max_tries=0, store=store).run(operator(given, retries=0))
     Try(2, max_tries=1, store=store).run(operator(given, retries=2))
     assert creates(ams) == 2
+
+
+@all_apis
+@pytest.mark.parametrize("stored", [False, True], ids=["by its name", "by the state store"])
+def test_a_task_that_got_fewer_retries_in_mid_run(ams: Emulator, stored: bool) -> None:
+    """Nobody has cleared it, so a job that somebody cancels in its try is not its successor's."""
+    given, store = encode(ams, states=RUNNING), Store() if stored else None
+    second = Try(2, max_tries=3, store=store)
+
+    def cancel() -> None:
+        with AmsHook() as hook:
+            hook.cancel_job(second.xcoms["job_id"])
+
+    with in_line(lambda: None, cancel), pytest.raises(AmsJobCanceled):
+        second.run(operator(given, retries=1))
+    assert creates(ams) == 1
+
+
+@on("v2", "rms")
+def test_a_task_that_is_killed_while_it_tells_of_its_job(ams: Emulator) -> None:
+    """It does not succeed with a job that its kill has canceled, though it does not wait."""
+    made = audible(operator(encode(ams, states=RUNNING), wait_for_completion=False))
+
+    class Interrupted(Try):
+        def xcom_push(self, key: str, value: Any) -> None:
+            super().xcom_push(key, value)
+            made.on_kill()
+
+    one = Interrupted()
+    with pytest.raises(AirflowException, match="was killed"):
+        made.execute(one.context)
+    assert state_of(one.xcoms["job_id"]) in STOPPED
 
 
 @all_apis
