@@ -165,12 +165,7 @@ class ArmService(V3Service):
 
     def _wrong_account(self, exc: RefusedError) -> RefusedError:
         fields = _WRONG_ACCOUNT.get(exc.code or "", _WRONG_ACCOUNT["ResourceNotFound"])
-        return RefusedError(
-            f"{exc.message}. Look at the connection's {fields}",
-            status=exc.status,
-            code=exc.code,
-            request_id=exc.request_id,
-        )
+        return exc.saying(f"{exc.message}. Look at the connection's {fields}")
 
     def _id_of(self, scope: str, row: Row) -> str:
         return f"{_transform_of(scope)}/{row['name']}"

@@ -65,6 +65,7 @@ def cancel_unless_ended(service: MediaService, job_id: str) -> Job:
     try:
         service.cancel_job(job.id)
     except RefusedError:
+        # It may have ended meanwhile.
         ended = service.get_job(job.id)
         if not ended.state.is_final:
             raise

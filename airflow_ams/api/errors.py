@@ -96,6 +96,12 @@ class RefusedError(ServiceError):
         """Return it as trouble that passes."""
         return TransientError(self.message, status=self.status, code=self.code, request_id=self.request_id)
 
+    def saying(self, message: str) -> RefusedError:
+        """Return it in other words."""
+        return RefusedError(
+            message, status=self.status, code=self.code, request_id=self.request_id, said=self.said
+        )
+
 
 class MalformedIdError(RefusedError):
     """Raised before anything is sent, when an id cannot be one of this service's."""

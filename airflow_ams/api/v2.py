@@ -347,9 +347,10 @@ class V2Service:
                 "POST", "Jobs", read_created, body=body, headers=headers, create=True, retries=retries
             )
         except RefusedError as exc:
-            if exc.status == HTTPStatus.NOT_FOUND and inputs:
-                exc.message += f". It was asked for a job on input_asset_ids {', '.join(inputs)}"
-            raise
+            if exc.status != HTTPStatus.NOT_FOUND or not inputs:
+                raise
+            asked = f"It was asked for a job on input_asset_ids {', '.join(inputs)}"
+            raise exc.saying(f"{exc.message}. {asked}") from exc
 
     def _pages(self, query: str) -> Iterator[list[dict[str, Any]]]:
         skip: int | None = 0

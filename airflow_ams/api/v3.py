@@ -224,11 +224,8 @@ class V3Service(ABC):
         except RefusedError as exc:
             if exc.status != HTTPStatus.CONFLICT:
                 raise
-            raise RefusedError(
-                f"There is a job {job_id} already: give the new one another name. {exc.message}",
-                status=exc.status,
-                code=exc.code,
-                request_id=exc.request_id,
+            raise exc.saying(
+                f"There is a job {job_id} already: give the new one another name. {exc.message}"
             ) from exc
 
     def _prepared(self, spec: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -267,12 +264,8 @@ class V3Service(ABC):
         found = self._not_found(exc, job_id)
         if isinstance(found, RefusedError):
             return found
-        return RefusedError(
-            f"The service has no transform '{job_id.partition('/')[0]}' to make a job of. {exc.message}",
-            status=exc.status,
-            code=exc.code,
-            request_id=exc.request_id,
-        )
+        transform = job_id.partition("/")[0]
+        return exc.saying(f"The service has no transform '{transform}' to make a job of. {exc.message}")
 
     def check_spec(self, spec: Mapping[str, Any]) -> None:
         """Raise RefusedError if no job can be made of a spec, as far as is known without asking."""

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import BaseHook
 
-from airflow_ams.api.errors import TransientError
 from airflow_ams.provider_info import CONN_FIELDS, HIDDEN_FIELDS, PLACEHOLDERS, RELABELING
 
 if TYPE_CHECKING:
@@ -131,6 +130,7 @@ class AmsHook(BaseHook):
         :raises TimeoutError: it has not ended in that time
         """
         from airflow_ams.api.details import cancel_unless_ended
+        from airflow_ams.api.errors import TransientError
 
         end = time.monotonic() + timeout
         job = cancel_unless_ended(self.get_conn(), job_id)

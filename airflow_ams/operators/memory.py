@@ -32,6 +32,8 @@ class Memory:
         self._ti = ti
         self._store: Any = context.get("task_state_store")
         self._log = log
+        # Each reading is a request to Airflow's API server; nobody else writes it meanwhile.
+        self._stored: dict[str, Any] | None = None
         # Outside a running task nothing tells one submission from the next.
         identity = (uuid.uuid4().hex,) if ti is None else (ti.dag_id, ti.task_id, ti.run_id, ti.map_index)
         self.mark = mark_of(*identity)
@@ -98,6 +100,11 @@ class Memory:
         return not self.is_of_this_round(attempt.number, attempt.job.id)
 
     def _read(self) -> dict[str, Any]:
+        if self._stored is None:
+            self._stored = self._fetched()
+        return self._stored
+
+    def _fetched(self) -> dict[str, Any]:
         if self._store is None:
             return {}
         try:
@@ -124,6 +131,7 @@ class Memory:
             return
         try:
             self._store.set(KEY, value)
+            self._stored = value
         except Exception as exc:
             # The job's name tells of it, though not whether its end was reported.
             self._log.warning("The task state store cannot be written: %s", exc)

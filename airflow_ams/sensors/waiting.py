@@ -280,7 +280,7 @@ class WaitsForJobs(BaseOperator):
     def on_kill(self) -> None:
         """Cancel the jobs, if that was asked for; on Airflow 3 the task goes on after that for a while."""
         self._is_killed = True
-        if self.cancel_on_kill and not self._is_over_time:
+        if self._was_stopped:
             self._stop()
 
     @property

@@ -367,7 +367,6 @@ def test_canceling_in_the_triggerer_is_bounded_in_time(
     assert "may run on" in line
 
 
-@pytest.mark.skipif(sys.version_info < (3, 12), reason="wait_for passes on no cancel's message there")
 def test_a_trigger_that_is_killed_again_goes_on_canceling(
     account: Account, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -382,11 +381,14 @@ def test_a_trigger_that_is_killed_again_goes_on_canceling(
         while not killing.done():
             await asyncio.sleep(0.2)
             killing.cancel("__airflow_user_action__")
+        await until(lambda: account.canceled)
 
     with caplog.at_level(logging.INFO):
         asyncio.run(main())
     assert account.canceled == [job_id]
-    assert f"Job {job_id} is being canceled, as was asked for" in lines(caplog)
+    # Below Python 3.12 a kill cannot be told from a shutdown, so nobody waits for the cancel any more.
+    if sys.version_info >= (3, 12):
+        assert f"Job {job_id} is being canceled, as was asked for" in lines(caplog)
 
 
 def test_a_cancel_that_comes_late_is_still_made(
