@@ -28,7 +28,7 @@ class ServiceError(Exception):
     :param status: HTTP status, if there was an answer
     :param code: the service's own error code, if it gave one
     :param request_id: the service's id of the request, to quote in a support case
-    :param said: the service's own text, which is in the message, too
+    :param said: the service's own text, which is in the message, too; not a bare one, as gateways write it
     """
 
     def __init__(

@@ -12,7 +12,7 @@ from urllib.parse import quote, unquote
 from airflow_ams.api.errors import JobNotFoundError, MalformedIdError, RefusedError
 from airflow_ams.api.model import Job, JobState
 from airflow_ams.api.retries import Retries
-from airflow_ams.api.transport import Transport, read_error_body
+from airflow_ams.api.transport import ErrorBody, Transport, read_error_body
 from airflow_ams.api.v3 import V3Service, path_of
 from airflow_ams.api.v3_document import state_of
 from airflow_ams.api.v3_lists import NEWEST_FIRST, Row, filters, filters_by_state, plain, typed
@@ -178,10 +178,11 @@ class LegacyMkioService(MkioService):
         return f"api/ams/{quote(self._project, safe='')}/"
 
 
-def read_legacy_error(answer: Answer) -> tuple[str, str, str]:
+def read_legacy_error(answer: Answer) -> ErrorBody:
     """Take code, text and reference out of an error body; a bare text is a word of the service's own here."""
-    code, text, reference = read_error_body(answer)
-    return code or (text and (answer.reason or "Error")), text, reference
+    body = read_error_body(answer)
+    code = body.code or (body.text and (answer.reason or "Error"))
+    return body._replace(code=code, is_structured=bool(code))
 
 
 def _state(answer: Answer) -> JobState:

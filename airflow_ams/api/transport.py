@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 import tenacity
@@ -33,6 +33,18 @@ _OF_AN_ADDRESS = frozenset({404, 405})
 """Answers that are about the address, unless the service itself says what they are about."""
 
 
+class ErrorBody(NamedTuple):
+    """What the body of an error says; each is empty if it does not.
+
+    :param is_structured: whether it is in a service's form; gateways write a bare text
+    """
+
+    code: str = ""
+    text: str = ""
+    reference: str = ""
+    is_structured: bool = False
+
+
 class Transport:
     """The conversation with one service: base address, tokens, redirects and retries.
 
@@ -42,7 +54,7 @@ class Transport:
     :param headers: sent with each request
     :param redirect_hosts: hosts that a 301 may lead to, besides the service's own; None: it is not followed
     :param advice: by status, what to do about an answer that refuses a request
-    :param read_error: takes code, text and reference out of the body of an error, each empty if it has none
+    :param read_error: reads the body of an error
     :param pace: how fast to read; None: at once
     :param retries: what `send` does unless told otherwise
 
@@ -58,7 +70,7 @@ class Transport:
         headers: Mapping[str, str] | None = None,
         redirect_hosts: tuple[str, ...] | None = (),
         advice: Mapping[int, str] | None = None,
-        read_error: Callable[[Answer], tuple[str, str, str]] | None = None,
+        read_error: Callable[[Answer], ErrorBody] | None = None,
         pace: Pace | None = None,
         retries: Retries | None = None,
     ) -> None:
@@ -174,9 +186,10 @@ class Transport:
 
     def _error_of(self, answer: Answer, token: str) -> ServiceError:
         """Make the error that an answer of 300 or more stands for; what it quotes holds no secret."""
+        body = self._read_error(answer)
         code, text, reference = (
             without_signatures(said.replace(token, "***"))[:MAX_ERROR_TEXT]
-            for said in self._read_error(answer)
+            for said in (body.code, body.text, body.reference)
         )
         reason = without_signatures(answer.reason.replace(token, "***"))
         said = f"{answer.status} {reason}".strip() + (f": {text}" if text else "")
@@ -196,7 +209,7 @@ class Transport:
             status=answer.status,
             code=code or None,
             request_id=request_id,
-            said=text,
+            said=text if body.is_structured else "",
         )
 
 
@@ -260,23 +273,26 @@ def _where_else(answer: Answer) -> str:
     return f". It redirects to {where}, where the token is not sent: look at the connection's host"
 
 
-def read_error_body(answer: Answer) -> tuple[str, str, str]:
+def read_error_body(answer: Answer) -> ErrorBody:
     """Take code, text and reference out of an error body in any of the services' JSON forms.
 
-    The reference is what MK.IO's support asks for ("Error handling"). A body that is none of these has no
-    code; neither has one whose error is a bare text, as gateways write it.
+    The reference is what MK.IO's support asks for ("Error handling").
     """
     try:
         document = json.loads(answer.body)
     except (RecursionError, ValueError):
-        return "", "", ""
+        return ErrorBody()
     error = document.get("error") or document.get("odata.error") if isinstance(document, dict) else None
     if isinstance(error, str):
-        error = {"detail": error}
+        return ErrorBody(text=_in_one_line(error), reference=str(document.get("ref") or ""))
     if not isinstance(error, dict):
-        return "", "", ""
+        return ErrorBody()
     message = error.get("message") or error.get("detail")
     if isinstance(message, dict):
         message = message.get("value")
     reference = str(document.get("ref") or "")
-    return str(error.get("code") or ""), " ".join(str(message or "").split()), reference
+    return ErrorBody(str(error.get("code") or ""), _in_one_line(message), reference, is_structured=True)
+
+
+def _in_one_line(message: object) -> str:
+    return " ".join(str(message or "").split())

@@ -26,7 +26,7 @@ from typing import Any
 
 from airflow_ams.emulator.errors import InvalidRequest
 
-_BODIES = ("json", "html", "empty")
+_BODIES = ("json", "bare", "html", "empty")
 _EXTRAS = {"status": {"reason", "retry_after", "headers", "body"}}
 _KINDS = ("status", "drop", "slow", "truncate", "redirect", "redirect_loop", "html", "oversize")
 
@@ -38,7 +38,8 @@ class Fault:
     =================  =================================================================
     ``status``         this status; with ``reason`` (really on the status line),
                        ``retry_after`` (seconds or HTTP date), ``headers`` (an object of
-                       any others), ``body`` json, html, empty
+                       any others), ``body`` json, html, empty, or bare: JSON
+                       with a text for its error, as gateways write it
     ``drop``           the connection is cut without an answer
     ``slow``           the real answer, its body dripping for so many seconds
     ``truncate``       the real answer, cut off in the middle of the body

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from http import HTTPStatus
 from typing import Any
 
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -130,6 +131,9 @@ def _status(fault: Fault, path: str) -> Response:
         return Response(status_code=fault.value, headers=fault.headers)
     if fault.body == "html":
         return Response(_PAGE, fault.value, fault.headers, "text/html")
+    if fault.body == "bare":
+        document = {"status": fault.value, "error": HTTPStatus(fault.value).phrase}
+        return JSONResponse(document, fault.value, fault.headers)
     text = fault.reason or f"The request was refused with status {fault.value} by a fault rule."
     return refusal(path, fault.value, text, fault.headers)
 

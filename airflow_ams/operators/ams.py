@@ -68,22 +68,23 @@ class AmsSubmitJobOperator(WaitsForJobs):
     ===================================== ==========================================================
 
     A busy or unreachable service is asked again for ``timeout`` seconds, with a look before each create. A
-    create whose answer was lost is looked for before it is repeated, which is done once.
+    create whose answer was lost is looked for before it is repeated, which is done once if there was no
+    answer at all.
 
     The name tells one encode from another within a task: what a try takes up is not compared with what it
     would submit. So it should say what is encoded, and must be the same in all tries; one that a template
     makes of the time of day is not.
 
-    What remains possible: on v2, another job if a creation is answered by nothing and shows up in the
-    service's list more than a quarter of a minute later; a job that runs on, unwaited for, if the worker dies
-    while it creates it, the service is out of reach, or refuses to tell of the job, and the task has no more
-    tries; a job that is canceled, and a task that fails, if Airflow takes a worker for dead that lives, since
-    it kills it later, while the next try waits for the same job; a second encode if Airflow could not store a
-    result any more that the task had reported, and the task is cleared then; the same on Airflow 3.1 and 3.2,
-    where a task cannot know how the tries before a clear have ended, if a failed task is cleared whose job
-    has finished since. Two deployments of Airflow that share an account, and whose DAG, task and run ids are
-    alike, share the job, too: give them different names. So does a run that was deleted and made again under
-    its old id: clear it instead.
+    What remains possible: on v2, another job if a creation is answered by nothing, or by an error that
+    passes, and shows up in the service's list more than a quarter of a minute later; a job that runs on,
+    unwaited for, if the worker dies while it creates it, the service is out of reach, or refuses to tell of
+    the job, and the task has no more tries; a job that is canceled, and a task that fails, if Airflow takes a
+    worker for dead that lives, since it kills it later, while the next try waits for the same job; a second
+    encode if Airflow could not store a result any more that the task had reported, and the task is cleared
+    then; the same on Airflow 3.1 and 3.2, where a task cannot know how the tries before a clear have ended,
+    if a failed task is cleared whose job has finished since. Two deployments of Airflow that share an
+    account, and whose DAG, task and run ids are alike, share the job, too: give them different names. So does
+    a run that was deleted and made again under its old id: clear it instead.
 
     :param job: the service's own document of the job: on v2 with ``Tasks``, elsewhere
         ``{"properties": …}``; or anything that `AmsHook.submit_job` takes (templated, as are all
@@ -194,13 +195,13 @@ class AmsSubmitJobOperator(WaitsForJobs):
         """
         super().__setattr__(key, value)
         if key in self.template_fields:
-            for signature in {found for text in texts_in(value) for found in signatures_in(text)}:
-                mask_secret(signature)
+            _mask_signatures(value)
 
     # -- submitting
 
     def execute(self, context: Context) -> Any:
         """Submit the job, or find the one that was; wait for it; return its document."""
+        self._try_began = time.time()
         return self._submit_and_wait(context)
 
     def _submit_and_wait(self, context: Context) -> Any:
@@ -234,7 +235,7 @@ class AmsSubmitJobOperator(WaitsForJobs):
 
     def _submitted(self, context: Context, memory: Memory) -> tuple[Job, bool]:
         """Return the job, and whether it was submitted just now."""
-        self._try_began = self._started_at = time.time()
+        self._started_at = time.time()
         with telling("The job could not be submitted; a new try looks for it first."):
             service = self.hook.get_conn()
             self._submission = Submission(
@@ -254,7 +255,10 @@ class AmsSubmitJobOperator(WaitsForJobs):
     def _spec(self, context: Context) -> dict[str, Any]:
         """Return what the job is to be made of, by what the templates have made of the arguments."""
         ti: Any = context.get("ti")
-        return named(spec_of(vars(self)), f"{ti.dag_id}.{ti.task_id}" if ti is not None else self.task_id)
+        spec = named(spec_of(vars(self)), f"{ti.dag_id}.{ti.task_id}" if ti is not None else self.task_id)
+        # Also those in the outputs of a mapped task, which were not read until now.
+        _mask_signatures(spec)
+        return spec
 
     def _tell(self, context: Context, job: Job) -> None:
         """Let everybody know of the job's id, before it is waited for."""
@@ -317,6 +321,11 @@ class AmsSubmitJobOperator(WaitsForJobs):
         return super()._pending()
 
 
+def _mask_signatures(value: Any) -> None:
+    for signature in {found for text in texts_in(value) for found in signatures_in(text)}:
+        mask_secret(signature)
+
+
 def _was_given_up(job: Any, memory: Memory) -> bool:
     """Whether a canceled job is of a try before the clear, which may cancel it just when this try looks."""
     number = number_in(str((job or {}).get("name")), memory.mark)
@@ -370,6 +379,7 @@ class AmsCancelJobOperator(WaitsForJobs):
 
     def execute(self, context: Context) -> Any:
         """Ask for the job to be canceled; wait for it; return its document."""
+        self._try_began = time.time()
         with self.hook, self._in_time():
             job = self._asked_for(context)
             if not self.wait_for_completion:

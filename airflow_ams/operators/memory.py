@@ -40,7 +40,8 @@ class Memory:
         self.try_number: int = ti.try_number if ti is not None else 1
         # Whoever clears a task gives it more tries; so each round has a number of its own.
         self._max_tries: int = (ti.max_tries or 0) if ti is not None else 0
-        # At most this one: whoever lowers the DAG's `retries` leaves `max_tries` as it is.
+        # At most this one: whoever lowers the DAG's `retries` leaves `max_tries` as it is. The tries before
+        # look as if the task had been cleared then; their jobs are still found, by name.
         self._first_try = min(self.try_number, self._max_tries - (retries or 0) + 1)
         self._now = [self._max_tries, self.try_number]
 

@@ -40,7 +40,8 @@ class AmsJobSensor(WaitsForJobs, BaseSensorOperator):
     Canceling, or a state not known here
     Finished                              success; XCom ``return_value`` is the job's document
     Error; Finished with a failed output  `AmsJobFailed` with every task's, or output's, code and message
-    Canceled                              `AmsJobCanceled`
+    Canceled                              `AmsJobCanceled`; after a kill that has canceled it, a plain
+                                          ``AirflowException``
     no such job                           asked again for ``not_found_grace`` seconds, then
                                           `AmsJobNotFound`
     400, 403, a second 401; malformed id; `AmsRefused`
@@ -50,9 +51,10 @@ class AmsJobSensor(WaitsForJobs, BaseSensorOperator):
     ``timeout``, ``queue_timeout``        ``AirflowSensorTimeout``
     ===================================== ==========================================================
 
-    The exceptions end the task without retries and are skipped under ``soft_fail`` and ``never_fail``, alike
-    in every mode. The document holds id, name, state, progress (percent), created, started, ended,
-    duration_seconds, errors and outputs (asset id, name, uri); outputs is null if they could not be read.
+    The exceptions, save that of a kill, end the task without retries and are skipped under ``soft_fail`` and
+    ``never_fail``, alike in every mode. The document holds id, name, state, progress (percent), created,
+    started, ended, duration_seconds, errors and outputs (asset id, name, uri); outputs is null if they could
+    not be read.
 
     With ``deferrable`` the jobs are read once on the worker, then in the triggerer, where all waits on a
     connection share one poll. ``timeout`` and ``execution_timeout`` then end the wait to the second, as in
@@ -139,7 +141,8 @@ class AmsJobSensor(WaitsForJobs, BaseSensorOperator):
         self._poll = None
         try:
             with self.hook, self._in_time():
-                return self._poke_and_defer(context) if self.deferrable else super().execute(context)
+                result = self._poke_and_defer(context) if self.deferrable else super().execute(context)
+                return self._unless_stopped(result)
         finally:
             # A worker that is shut down now has nothing to cancel any more.
             self._poll = None
@@ -152,7 +155,16 @@ class AmsJobSensor(WaitsForJobs, BaseSensorOperator):
         ending = self._look(self._poll)
         if ending is None:
             return PokeReturnValue(is_done=False)
+        if self._has_canceled(ending):
+            # An error here would have `silent_fail` poke on, and `never_fail` skip the task.
+            return PokeReturnValue(is_done=True)
         return PokeReturnValue(is_done=True, xcom_value=self._result(ending, context))
+
+    def _unless_stopped(self, result: Any) -> Any:
+        ending = self._poll.wait.ending if self._poll is not None else None
+        if ending is not None and self._has_canceled(ending):
+            self._documents(ending)
+        return result
 
     def _job_ids(self, context: Context) -> str | list[str]:
         return read_ids(self.job_id)
@@ -259,12 +271,12 @@ class AmsJobSensor(WaitsForJobs, BaseSensorOperator):
             return False
         return next(self.iter_mapped_dependants(), None) is not None
 
-    def execute_complete(self, context: Context, event: Mapping[str, Any]) -> Any:
+    def execute_complete(self, context: Context, event: Mapping[str, Any], **kwargs: Any) -> Any:
         """Take up the task where the trigger has left it; return what `execute` does."""
         is_success = event.get("outcome") == End.SUCCEEDED if isinstance(event, Mapping) else False
         if is_success and self.end_from_trigger and (reason := self._worker_is_needed_for()):
             self.log.info("The task ends on a worker, although end_from_trigger is set: it has %s", reason)
-        return super().execute_complete(context, event)
+        return super().execute_complete(context, event, **kwargs)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """Take up the task after its deferral; skip it as in poke mode."""

@@ -82,6 +82,7 @@ class WaitsForJobs(BaseOperator):
     _poll: Poll | None = None
     _started_at: float = 0.0
     _try_began: float | None = None
+    _ends_by_execution_timeout: bool | None = None
     _is_over_time: bool = False
     _is_killed: bool = False
 
@@ -214,9 +215,15 @@ class WaitsForJobs(BaseOperator):
             **self._trigger_arguments(),
         )
         timeout = timedelta(seconds=self._time_left() + BACKSTOP)
+        is_execution = self._end() < self._started_at + self.timeout
         # From here on it is the trigger that cancels.
         self._poll = None
-        return self.defer(trigger=trigger, method_name="execute_complete", timeout=timeout)
+        return self.defer(
+            trigger=trigger,
+            method_name="execute_complete",
+            kwargs={"ends_by_execution_timeout": is_execution},
+            timeout=timeout,
+        )
 
     def _deadline(self, context: Context) -> float:
         deadline = self._end()
@@ -237,8 +244,16 @@ class WaitsForJobs(BaseOperator):
             "cancel_on_timeout": self.cancel_on_timeout,
         }
 
-    def execute_complete(self, context: Context, event: Mapping[str, Any]) -> Any:
-        """Take up the task where the trigger has left it; return what `execute` does."""
+    def execute_complete(
+        self, context: Context, event: Mapping[str, Any], *, ends_by_execution_timeout: bool | None = None
+    ) -> Any:
+        """Take up the task where the trigger has left it; return what `execute` does.
+
+        :param event: the trigger's
+        :param ends_by_execution_timeout: whether that comes before ``timeout``; None: the wait has begun in
+            the triggerer, with the try
+        """
+        self._ends_by_execution_timeout = ends_by_execution_timeout
         try:
             ending = Ending.of_event(event)
         except ValueError as exc:
@@ -266,16 +281,23 @@ class WaitsForJobs(BaseOperator):
         if ending.how is End.SUCCEEDED:
             return ending.jobs
         text = ending.text
-        if self._was_stopped and ending.how is End.CANCELED:
+        if self._has_canceled(ending):
             raise AirflowException(f"{text}, because the task was killed")
         if ending.how is End.TIMEOUT:
-            is_execution = self._limit() < self.timeout and self.deferrable
-            text = (
-                f"Timed out after {self._limit():g} s ({'execution_' if is_execution else ''}timeout). {text}"
-            )
-            if is_execution:
-                raise AirflowTaskTimeout(text)
+            if self._is_ended_by_execution_timeout():
+                limit = self._execution_limit()
+                raise AirflowTaskTimeout(f"Timed out after {limit:g} s (execution_timeout). {text}")
+            text = f"Timed out after {self.timeout:g} s (timeout). {text}"
         raise _ERRORS[ending.how](text)
+
+    def _is_ended_by_execution_timeout(self) -> bool:
+        if self._ends_by_execution_timeout is not None:
+            return self._ends_by_execution_timeout
+        return self.deferrable and self._execution_limit() < self.timeout
+
+    def _has_canceled(self, ending: Ending) -> bool:
+        """Whether a wait has ended as it has because the task was killed."""
+        return ending.how is End.CANCELED and self._was_stopped
 
     def on_kill(self) -> None:
         """Cancel the jobs, if that was asked for; on Airflow 3 the task goes on after that for a while."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +12,7 @@ import pytest
 
 from airflow_ams.operators.ams import AmsSubmitJobOperator
 from tests.integration.client import Client
-from tests.integration.waits import WIRES, Deferred, audible
+from tests.integration.waits import WIRES, Deferred, audible, in_line
 
 if TYPE_CHECKING:
     from airflow_ams.emulator.process import Emulator
@@ -91,6 +94,25 @@ def operator(given: dict[str, Any], **arguments: Any) -> AmsSubmitJobOperator:
     )
     made.poke_interval = 0.05
     return made
+
+
+@contextmanager
+def outage(ams: Emulator) -> Iterator[None]:
+    """Answer nothing until the task has twice logged that it tries again."""
+    ams.inject({"when": {}, "then": {"status": 503}})
+    with in_line(lambda: None, lambda: None, ams.clear_faults):
+        yield
+
+
+def deadline_after_an_outage(ams: Emulator, operator: Any) -> float:
+    """Return the deadline, in seconds since the try began, of a wait that an outage has delayed."""
+    from airflow.providers.common.compat.sdk import TaskDeferred
+
+    began = time.time()
+    with outage(ams), pytest.raises(TaskDeferred) as caught:
+        audible(operator).execute(Try().context)
+    assert time.time() > began + 0.5
+    return float(caught.value.trigger.deadline - began)
 
 
 def creates(ams: Emulator) -> int:

@@ -17,6 +17,7 @@ from airflow.providers.common.compat.sdk import (
     AirflowException,
     AirflowFailException,
     AirflowSensorTimeout,
+    AirflowSkipException,
     AirflowTaskTimeout,
     TaskDeferred,
 )
@@ -185,12 +186,16 @@ def test_canceling_is_bounded_in_time(
         over.set()
 
 
-def test_a_killed_task_that_goes_on_may_be_retried(ams_emulator: Emulator, wait: Callable[..., Any]) -> None:
+@pytest.mark.parametrize("flag", ["soft_fail", "silent_fail", "never_fail", None])
+def test_a_killed_task_that_goes_on_may_be_retried(
+    ams_emulator: Emulator, wait: Callable[..., Any], flag: str | None
+) -> None:
     """Airflow 3 does not interrupt it: it sees that the job was canceled, and knows by whom."""
-    made = sensor(running_job(ams_emulator), cancel_on_kill=True, poke_interval=0.05)
+    flags = {flag: True} if flag else {}
+    made = sensor(running_job(ams_emulator), cancel_on_kill=True, poke_interval=0.05, timeout=5, **flags)
     with in_line(made.on_kill), pytest.raises(AirflowException, match="the task was killed") as caught:
         wait(made)
-    assert not isinstance(caught.value, AirflowFailException)
+    assert not isinstance(caught.value, AirflowFailException | AirflowSkipException)
 
 
 def test_a_worker_that_is_shut_down_after_its_task(ams_emulator: Emulator) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
@@ -12,8 +13,8 @@ from airflow_ams.api.model import JobState
 from airflow_ams.exceptions import AmsJobNotFound, AmsRefused
 from airflow_ams.hooks.ams import AmsHook
 from airflow_ams.operators.ams import AmsCancelJobOperator
-from tests.integration.submits import MODES, RUNNING, Try
-from tests.integration.waits import WIRES, all_apis, audible
+from tests.integration.submits import MODES, RUNNING, Try, deadline_after_an_outage
+from tests.integration.waits import WIRES, all_apis, audible, on
 
 if TYPE_CHECKING:
     from airflow_ams.emulator.process import Emulator
@@ -67,6 +68,14 @@ def test_the_hook_does_so_too(ams: Emulator, caplog: pytest.LogCaptureFixture) -
         slow = ams.submit_scripted(states=RUNNING, canceling=3600)
         with pytest.raises(TimeoutError, match=f"{slow} is Canceling, 0.2 s after"):
             hook.cancel_and_wait(slow, poke_interval=0.05, timeout=0.2)
+
+
+@on("v2")
+def test_the_tries_time_counts_from_its_beginning(ams: Emulator) -> None:
+    """What the request took is part of ``execution_timeout``, in the triggerer, too."""
+    job_id = ams.submit_scripted(states=RUNNING, canceling=3600)
+    made = canceling(job_id, deferrable=True, execution_timeout=timedelta(seconds=50))
+    assert deadline_after_an_outage(ams, made) < 50.5
 
 
 @all_apis

@@ -29,7 +29,10 @@ def test_reason_is_on_the_status_line(client: Client, retry_after: object) -> No
     assert answer.headers.get("Retry-After") == (None if retry_after is None else str(retry_after))
 
 
-@pytest.mark.parametrize(("body", "start"), [("html", "<html>"), ("empty", ""), ("json", '{"odata.error"')])
+@pytest.mark.parametrize(
+    ("body", "start"),
+    [("html", "<html>"), ("empty", ""), ("json", '{"odata.error"'), ("bare", '{"status":502,"error":"Bad')],
+)
 def test_bodies_of_errors(client: Client, body: str, start: str) -> None:
     """The body of an error is JSON, a page, or nothing."""
     client.ams.inject({"then": {"status": 502, "body": body}})

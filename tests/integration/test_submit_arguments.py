@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import UserList
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -127,6 +128,19 @@ def test_a_name_that_cannot_be(ams: Emulator, name: str) -> None:
     with pytest.raises(AmsRefused, match="job_name of the job spec"):
         Try().run(made)
     assert not list(ams.requests(WIRES[ams.api].job))
+
+
+@on("rms", "mkio")
+def test_signatures_in_a_mapped_tasks_outputs_are_masked(ams: Emulator) -> None:
+    """They are read when the task is about to run."""
+    from airflow.providers.common.compat.sdk import redact
+
+    signature = f"of{ams.api}%2Foutputs"
+    url = f"https://clips.blob.example/7.mp4?sv=2024&sig={signature}"
+    made = operator(encode(ams), wait_for_completion=False)
+    made.inputs = UserList([url])
+    Try().run(made)
+    assert signature not in str(redact({"inputs": [url]}))
 
 
 @all_apis

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ import pytest
 from airflow.providers.common.compat.sdk import (
     AirflowException,
     AirflowFailException,
+    AirflowSensorTimeout,
     AirflowTaskTimeout,
     AssetAlias,
     TaskDeferred,
@@ -18,11 +18,22 @@ from airflow.providers.common.compat.sdk import (
 
 from airflow_ams.api.model import JobState
 from airflow_ams.api.submission import create
+from airflow_ams.api.waiting import End, Ending
 from airflow_ams.exceptions import AmsJobCanceled, AmsRefused
 from airflow_ams.hooks.ams import AmsHook
 from airflow_ams.operators.submission import Submission
-from tests.integration.submits import MODES, RUNNING, Store, Try, creates, encode, operator
-from tests.integration.waits import WIRES, all_apis, audible, in_line, on
+from tests.integration.submits import (
+    MODES,
+    RUNNING,
+    Store,
+    Try,
+    creates,
+    deadline_after_an_outage,
+    encode,
+    operator,
+    outage,
+)
+from tests.integration.waits import WIRES, Deferred, all_apis, audible, in_line, on
 
 if TYPE_CHECKING:
     from airflow_ams.emulator.process import Emulator
@@ -49,8 +60,7 @@ def state_of(job_id: str) -> JobState:
 def test_an_outage_is_waited_out(ams: Emulator, caplog: pytest.LogCaptureFixture) -> None:
     """Nothing is answered for a while; the job is created once, and each wait is told."""
     given = encode(ams, states=["Finished"])
-    ams.inject({"when": {}, "then": {"status": 503}})
-    with caplog.at_level("WARNING"), in_line(lambda: None, ams.clear_faults):
+    with caplog.at_level("WARNING"), outage(ams):
         assert Try().run(operator(given))["state"] == "Finished"
     assert "Trying again in" in caplog.text
     assert creates(ams) == 1
@@ -60,12 +70,24 @@ def test_an_outage_is_waited_out(ams: Emulator, caplog: pytest.LogCaptureFixture
 def test_an_outage_is_part_of_the_tries_time(ams: Emulator) -> None:
     """``execution_timeout`` counts from the try's beginning, in the triggerer, too."""
     made = operator(encode(ams, states=RUNNING), deferrable=True, execution_timeout=timedelta(seconds=50))
-    ams.inject({"when": {}, "then": {"status": 503}})
-    began, wait = time.time(), in_line(lambda: None, lambda: None, ams.clear_faults)
-    with wait, pytest.raises(TaskDeferred) as caught:
-        audible(made).execute(Try().context)
-    assert time.time() > began + 0.5
-    assert caught.value.trigger.deadline < began + 50.5
+    assert deadline_after_an_outage(ams, made) < 50.5
+
+
+@on("v2", "mkio")
+@pytest.mark.parametrize(
+    ("execution_timeout", "error"), [(50.2, AirflowTaskTimeout), (90, AirflowSensorTimeout)]
+)
+def test_what_ends_a_wait_after_an_outage(
+    ams: Emulator, execution_timeout: float, error: type[BaseException]
+) -> None:
+    """``timeout`` counts from the job's submission on, ``execution_timeout`` from the try's beginning."""
+    limit = timedelta(seconds=execution_timeout)
+    made = operator(encode(ams, states=RUNNING), deferrable=True, timeout=50, execution_timeout=limit)
+    run = Deferred(made, Try().context)
+    with outage(ams):
+        run.start()
+    with pytest.raises(error, match=r"Timed out after 50(\.2)? s"):
+        run.resume(Ending(End.TIMEOUT, "It is still Processing").event())
 
 
 @all_apis
@@ -94,11 +116,12 @@ def test_a_service_that_asks_for_time_gets_it(ams: Emulator) -> None:
 
 @all_apis
 @pytest.mark.usefixtures("quick_retries")
-def test_a_gateways_word_does_not_end_the_task(ams: Emulator) -> None:
-    """A page of 404 in place of the look-up: a new try finds the job that runs."""
+@pytest.mark.parametrize("body", ["html", "bare"])
+def test_a_gateways_word_does_not_end_the_task(ams: Emulator, body: str) -> None:
+    """A page of 404, or its JSON, in place of the look-up: a new try finds the job that runs."""
     given = encode(ams, states=RUNNING)
     job_id = submitted(given, Try())
-    ams.inject({"when": {"method": "GET"}, "then": {"status": 404, "body": "html"}})
+    ams.inject({"when": {"method": "GET"}, "then": {"status": 404, "body": body}})
     with pytest.raises(AirflowException) as caught:
         Try(2).run(operator(given))
     assert not isinstance(caught.value, AmsRefused)

@@ -208,7 +208,8 @@ class Deferred:
     def resume(self, event: Any) -> Any:
         """Run the second part."""
         audible(self._second)
-        return self._second.resume_execution(self.deferral.method_name, {"event": event}, self._context)
+        given = {**(self.deferral.kwargs or {}), "event": event}
+        return self._second.resume_execution(self.deferral.method_name, given, self._context)
 
     def fail(self, error: str, *traceback: str) -> Any:
         """Run the second part as Airflow does when there was no event."""

@@ -14,7 +14,7 @@ from airflow_ams.api.arm import Account, ArmService
 from airflow_ams.api.mkio import LegacyMkioService, MkioService, read_legacy_error
 from airflow_ams.api.retries import NO_RETRIES, Retries
 from airflow_ams.api.tokens import StaticToken
-from airflow_ams.api.transport import Transport
+from airflow_ams.api.transport import ErrorBody, Transport
 from airflow_ams.api.wire import Answer
 from tests.unit.stub_wire import StubWire
 
@@ -108,7 +108,7 @@ class Dialect:
     query: str
     is_arm: bool
     make: Callable[[Transport], MediaService]
-    read_error: Callable[[Answer], tuple[str, str, str]] | None = None
+    read_error: Callable[[Answer], ErrorBody] | None = None
 
     @property
     def base(self) -> str:
