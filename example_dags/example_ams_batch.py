@@ -46,7 +46,7 @@ def example_ams_batch() -> None:
         return [
             {
                 # The name tells one encode from another if the task is cleared and the folder has changed.
-                "job_name": re.sub(r"\W+", "-", clip.stem),
+                "job_name": re.sub(r"[^A-Za-z0-9]+", "-", f"clip {clip.stem}").strip("-"),
                 "inputs": f"{params['address']}/{quote(clip.name)}",
                 "outputs": f"{clip.stem}-{clip.suffix[1:]}-encoded",
             }

@@ -12,6 +12,7 @@ from urllib.parse import quote, unquote
 from airflow_ams.api.errors import JobNotFoundError, MalformedIdError, RefusedError
 from airflow_ams.api.model import Job, JobState
 from airflow_ams.api.retries import Retries
+from airflow_ams.api.spec import shown
 from airflow_ams.api.transport import ErrorBody, Transport, read_error_body
 from airflow_ams.api.v3 import V3Service, path_of
 from airflow_ams.api.v3_document import state_of
@@ -50,6 +51,7 @@ ADVICE = {
 _IN_PROJECT = re.compile(
     r"(?:.*/)?(?:projects|api/ams)/([^/]+)/(?:media/)?transforms/[^/]+/jobs/[^/]+", re.IGNORECASE | re.DOTALL
 )
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _ID = re.compile(r".*/transforms/([^/]+)/jobs/([^/]+)/?", re.IGNORECASE | re.DOTALL)
 
 
@@ -125,6 +127,18 @@ class MkioService(V3Service):
     def _address(self, path: str, *query: str) -> str:
         parts = "&".join(part for part in query if part)
         return f"{self._root}{path}?{parts}" if parts else f"{self._root}{path}"
+
+    def check_spec(self, spec: Mapping[str, Any]) -> None:
+        """Raise RefusedError if no job can be made of a spec, as far as is known without asking.
+
+        A mark follows the job's name, so how it ends does not matter (the rule is that of MK.IO's .NET SDK).
+        """
+        super().check_spec(spec)
+        if not _NAME.fullmatch(name := str(spec["job_name"])):
+            raise RefusedError(
+                f"job_name of the job spec is {shown(name)}, which cannot be the name of a job on MK.IO: "
+                "give ASCII letters, digits, hyphens, underscores, points, beginning with a letter or digit"
+            )
 
     def _check_owner(self, text: str) -> None:
         # Full ids of jobs look like Resource Manager's and do not name the project, so that not even one of

@@ -51,5 +51,10 @@ class AmsJobLink(BaseOperatorLink):
             # The first poll says so, too, and draws the consequences.
             log.debug("There is no link to job %s: %s", job_id, exc)
             return
-        if link is not None:
+        if link is None:
+            return
+        try:
             ti.xcom_push(key=cls().xcom_key, value=link)
+        except Exception as exc:
+            # The job is to be waited for all the same.
+            log.warning("The link to job %s could not be pushed as an XCom: %s", job_id, exc)

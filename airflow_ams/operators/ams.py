@@ -68,8 +68,8 @@ class AmsSubmitJobOperator(WaitsForJobs):
     ===================================== ==========================================================
 
     A busy or unreachable service is asked again for ``timeout`` seconds, with a look before each create. A
-    create whose answer was lost is looked for before it is repeated, which is done once if there was no
-    answer at all.
+    create without an answer, or with 500, 502 or 504, is looked for before it is repeated, which is done
+    once.
 
     The name tells one encode from another within a task: what a try takes up is not compared with what it
     would submit. So it should say what is encoded, and must be the same in all tries; one that a template
@@ -77,14 +77,16 @@ class AmsSubmitJobOperator(WaitsForJobs):
 
     What remains possible: on v2, another job if a creation is answered by nothing, or by an error that
     passes, and shows up in the service's list more than a quarter of a minute later; a job that runs on,
-    unwaited for, if the worker dies while it creates it, the service is out of reach, or refuses to tell of
-    the job, and the task has no more tries; a job that is canceled, and a task that fails, if Airflow takes a
-    worker for dead that lives, since it kills it later, while the next try waits for the same job; a second
-    encode if Airflow could not store a result any more that the task had reported, and the task is cleared
-    then; the same on Airflow 3.1 and 3.2, where a task cannot know how the tries before a clear have ended,
-    if a failed task is cleared whose job has finished since. Two deployments of Airflow that share an
-    account, and whose DAG, task and run ids are alike, share the job, too: give them different names. So does
-    a run that was deleted and made again under its old id: clear it instead.
+    unwaited for, if the worker dies, the trigger breaks, the service is out of reach, or refuses to tell of
+    the job, and the task has no more tries; the same if a task is marked failed in the last seconds before
+    its deferral or end, since Airflow 3 tells it by its next heartbeat (five seconds), when it has gone; a
+    job that is canceled, and a task that fails, if Airflow takes a worker for dead that lives, since it kills
+    it later, while the next try waits for the same job; a second encode if Airflow could not store a result
+    any more that the task had reported, and the task is cleared then; the same on Airflow 3.1 and 3.2, where
+    a task cannot know how the tries before a clear have ended, if a failed task is cleared whose job has
+    finished since. Two deployments of Airflow that share an account, and whose DAG, task and run ids are
+    alike, share the job, too: give them different names. So does a run that was deleted and made again under
+    its old id: clear it instead.
 
     :param job: the service's own document of the job: on v2 with ``Tasks``, elsewhere
         ``{"properties": …}``; or anything that `AmsHook.submit_job` takes (templated, as are all
@@ -238,13 +240,7 @@ class AmsSubmitJobOperator(WaitsForJobs):
         self._started_at = time.time()
         with telling("The job could not be submitted; a new try looks for it first."):
             service = self.hook.get_conn()
-            self._submission = Submission(
-                self._spec(context),
-                memory,
-                is_retold=self.resubmit == "never",
-                is_killed=lambda: self._is_killed,
-                log=self.log,
-            )
+            self._submission = self._submission_of(context, memory)
             job, is_new = self._submission.job(service, lambda: 0.0 if self._is_killed else self._time_left())
         if self._is_killed:
             if self.cancel_on_kill:
@@ -252,10 +248,19 @@ class AmsSubmitJobOperator(WaitsForJobs):
             raise AirflowException(f"The task was killed while it submitted job {job.id}")
         return job, is_new
 
+    def _submission_of(self, context: Context, memory: Memory) -> Submission:
+        return Submission(
+            self._spec(context),
+            memory,
+            is_retold=self.resubmit == "never",
+            is_killed=lambda: self._is_killed,
+            log=self.log,
+        )
+
     def _spec(self, context: Context) -> dict[str, Any]:
         """Return what the job is to be made of, by what the templates have made of the arguments."""
         ti: Any = context.get("ti")
-        spec = named(spec_of(vars(self)), f"{ti.dag_id}.{ti.task_id}" if ti is not None else self.task_id)
+        spec = named(spec_of(vars(self)), f"{ti.dag_id}-{ti.task_id}" if ti is not None else self.task_id)
         # Also those in the outputs of a mapped task, which were not read until now.
         _mask_signatures(spec)
         return spec
@@ -279,9 +284,20 @@ class AmsSubmitJobOperator(WaitsForJobs):
             return self._job_id
         # Resumed, in another process.
         ti: Any = context["ti"]
+        memory = Memory(context, self.retries, self.log)
         pulled = ti.xcom_pull(task_ids=self.task_id, key="job_id", map_indexes=ti.map_index)
-        pulled = pulled or Memory(context, self.retries, self.log).job_id
-        return read_ids(pulled) if pulled else []
+        kept = pulled or memory.job_id
+        return read_ids(kept) if kept else self._found(context, memory)
+
+    def _found(self, context: Context, memory: Memory) -> list[str]:
+        """Look for the job that runs by its name, since nobody has kept its id."""
+        try:
+            with self.hook:
+                found = self._submission_of(context, memory).running(self.hook.get_conn())
+        except Exception as exc:
+            self.log.warning("The task's job may run on; it could not be looked for: %s", exc)
+            return []
+        return [found] if found is not None else []
 
     def _result(self, ending: Ending, context: Context) -> Any:
         memory = Memory(context, self.retries, self.log)

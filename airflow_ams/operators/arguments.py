@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -39,14 +40,19 @@ def spec_of(operator: Mapping[str, Any]) -> dict[str, Any]:
 def named(spec: Mapping[str, Any], default: str) -> dict[str, Any]:
     """Return a spec whose job has a name, to which a mark can be added.
 
-    :param default: its name if it has none; what is too long is cut
+    :param default: its name if it has none; what is too long, or no service's, is cut
     :raises RefusedError: there is no room for the mark
     """
     key = "job_name" if is_v3(spec) else v2_spec.name_key(spec)
     most = v3_spec.MAX_NAME if is_v3(spec) else v2_spec.MAX_NAME
-    name = default[:_NAME_CHARACTERS] if spec.get(key) in (None, "") else spec[key]
+    name = _anywhere(default) if spec.get(key) in (None, "") else spec[key]
     marked(str(name), "", "", most)
     return {**spec, key: name}
+
+
+def _anywhere(name: str) -> str:
+    """Return what every service takes for a name: ASCII letters and digits, and hyphens between them."""
+    return re.sub(r"[^A-Za-z0-9]+", "-", name)[:_NAME_CHARACTERS].strip("-") or "job"
 
 
 def is_v3(spec: Mapping[str, Any]) -> bool:

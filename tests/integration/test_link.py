@@ -88,6 +88,23 @@ def test_waiting_tasks_have_a_link(ams: Emulator, monkeypatch: pytest.MonkeyPatc
 
 
 @on("v2")
+def test_a_link_that_cannot_be_pushed_stops_nothing(
+    ams: Emulator, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The job runs; it would not be waited for, nor canceled."""
+
+    class Deaf(Try):
+        def xcom_push(self, key: str, value: Any) -> None:
+            raise ConnectionError("no API server")
+
+    templated(ams, monkeypatch, "https://portal/{job_id}")
+    with caplog.at_level("WARNING"):
+        job = Deaf().run(operator(encode(ams, states=["Finished"])))
+        assert Deaf(task_id="wait").run(sensor(job["id"]))["state"] == "Finished"
+    assert caplog.text.count("The link to job") == 2
+
+
+@on("v2")
 def test_a_task_may_have_no_link(ams: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a template, and of a list of jobs."""
     without, many = Try(task_id="wait"), Try(task_id="wait")

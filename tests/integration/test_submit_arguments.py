@@ -130,6 +130,15 @@ def test_a_name_that_cannot_be(ams: Emulator, name: str) -> None:
     assert not list(ams.requests(WIRES[ams.api].job))
 
 
+@on("mkio")
+@pytest.mark.parametrize("name", ["-clip", "clip ü", "a b", "a:b"])
+def test_a_name_that_mkio_refuses(ams: Emulator, name: str) -> None:
+    """Nothing is sent here, either."""
+    with pytest.raises(AmsRefused, match="cannot be the name of a job on MK"):
+        Try().run(operator({**V3, "job_name": name}))
+    assert not list(ams.requests(WIRES[ams.api].job))
+
+
 @on("rms", "mkio")
 def test_signatures_in_a_mapped_tasks_outputs_are_masked(ams: Emulator) -> None:
     """They are read when the task is about to run."""
@@ -188,11 +197,12 @@ def test_the_services_own_document(ams: Emulator) -> None:
 
 @all_apis
 def test_a_job_without_a_name_has_the_tasks(ams: Emulator) -> None:
-    """DAG and task, so that people find it in a portal."""
+    """DAG and task, so that people find it in a portal; in characters that each service takes."""
     given = encode(ams, states=["Finished"])
     given.pop("name", None)
     given.pop("job_name", None)
-    assert Try().run(operator(given))["name"].startswith("nightly.encode-")
+    one = Try(dag_id="_nightly.ü")
+    assert one.run(operator(given))["name"].startswith("nightly-encode-")
 
 
 @all_apis

@@ -21,7 +21,7 @@ from airflow_ams.api.submission import create
 from airflow_ams.hooks.ams import AmsHook
 from airflow_ams.sensors.waiting import VERSION
 from tests.integration.submits import MODES, RUNNING, Store, Try, creates, encode, operator
-from tests.integration.waits import WIRES, all_apis, audible, on
+from tests.integration.waits import WIRES, Deferred, all_apis, audible, on
 
 if TYPE_CHECKING:
     from airflow_ams.emulator.process import Emulator
@@ -242,6 +242,29 @@ def test_a_task_that_is_killed_while_it_creates(ams: Emulator, monkeypatch: pyte
         made.execute(Try().context)
     with made.hook as hook:
         assert hook.get_job_state(str(caught.value)) in (JobState.CANCELING, JobState.CANCELED)
+
+
+@on("v2", "mkio")
+@pytest.mark.parametrize("text", ["Trigger timeout", "Trigger/execution timeout"])
+def test_a_wait_that_no_triggerer_began_cancels_its_job(ams: Emulator, text: str) -> None:
+    """Although nobody has kept its id."""
+    run = Deferred(operator(encode(ams, states=RUNNING), deferrable=True, do_xcom_push=False), Try().context)
+    run.start()
+    with pytest.raises(AirflowSensorTimeout, match="is a triggerer running"):
+        run.fail(text)
+    with AmsHook() as hook:
+        assert hook.get_job_state(run.trigger.job_ids) in (JobState.CANCELING, JobState.CANCELED)
+
+
+@on("v2", "mkio")
+def test_a_service_out_of_reach_hides_no_time_out(ams: Emulator, caplog: pytest.LogCaptureFixture) -> None:
+    """That the job may run on is a line in the log."""
+    run = Deferred(operator(encode(ams, states=RUNNING), deferrable=True, do_xcom_push=False), Try().context)
+    run.start()
+    ams.inject({"when": {}, "then": {"status": 403}})
+    with caplog.at_level("WARNING"), pytest.raises(AirflowSensorTimeout):
+        run.fail("Trigger timeout")
+    assert "may run on" in caplog.text
 
 
 @all_apis

@@ -11,7 +11,7 @@ from airflow.providers.common.compat.sdk import DAG
 
 from airflow_ams.api import v2_spec, v3_spec
 from airflow_ams.operators.ams import AmsSubmitJobOperator
-from airflow_ams.operators.arguments import check_partial_arguments, spec_of
+from airflow_ams.operators.arguments import check_partial_arguments, named, spec_of
 
 ASSET = "nb:cid:UUID:f3c43f94-327f-2347-90bb-3bf79f8559f1"
 TASK = {
@@ -235,6 +235,15 @@ class Lazy(Sequence[Any]):
 
     def __len__(self) -> int:
         return len(self._values)
+
+
+@pytest.mark.parametrize(
+    ("default", "name"),
+    [("_a.b-encode", "a-b-encode"), ("夜", "job"), ("x" * 300, "x" * 200)],
+)
+def test_a_name_that_each_service_takes(default: str, name: str) -> None:
+    """DAGs and tasks may be called otherwise."""
+    assert named({"transform_name": "t"}, default)["job_name"] == name
 
 
 def test_the_outputs_of_a_mapped_task_stand_anywhere() -> None:
