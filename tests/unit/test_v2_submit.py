@@ -95,7 +95,10 @@ def test_tasks_are_chained_by_the_names_of_outputs() -> None:
     )
 
 
-@given(st.text(st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="\ufffe\uffff"), min_size=1))
+_CHARACTERS = st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="\ufffe\uffff")
+
+
+@given(st.text(_CHARACTERS).filter(str.strip))
 def test_no_name_breaks_out_of_the_task_body(name: str) -> None:
     """Quotes, brackets and ampersands in an output's name stay a name."""
     (sent,) = submit(spec(task(outputs=[name])))
