@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from http import HTTPStatus
+from http.client import responses
 from typing import Any
 
 from starlette.responses import JSONResponse, Response
@@ -132,7 +132,7 @@ def _status(fault: Fault, path: str) -> Response:
     if fault.body == "html":
         return Response(_PAGE, fault.value, fault.headers, "text/html")
     if fault.body == "bare":
-        document = {"status": fault.value, "error": HTTPStatus(fault.value).phrase}
+        document = {"status": fault.value, "error": fault.reason or responses.get(fault.value, "Error")}
         return JSONResponse(document, fault.value, fault.headers)
     text = fault.reason or f"The request was refused with status {fault.value} by a fault rule."
     return refusal(path, fault.value, text, fault.headers)

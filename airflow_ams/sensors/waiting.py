@@ -207,15 +207,16 @@ class WaitsForJobs(BaseOperator):
             raise AirflowException("The task was killed before it was deferred")
         from airflow_ams.triggers.ams import AmsJobTrigger
 
+        deadline = self._deadline(context)
         trigger = AmsJobTrigger(
             poll.wait.ids,
-            deadline=self._deadline(context),
+            deadline=deadline,
             started_at=self._started_at,
             queued_until=min(poll.wait.queue_limits.values(), default=None),
             **self._trigger_arguments(),
         )
         timeout = timedelta(seconds=self._time_left() + BACKSTOP)
-        is_execution = self._end() < self._started_at + self.timeout
+        is_execution = deadline < self._started_at + self.timeout
         # From here on it is the trigger that cancels.
         self._poll = None
         return self.defer(
