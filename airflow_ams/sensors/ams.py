@@ -235,16 +235,14 @@ class AmsJobSensor(WaitsForJobs, BaseSensorOperator):
         from airflow_ams.sensors.start import trigger_argument
 
         # Airflow's time-out for the trigger is the shorter one of execution_timeout and the one given here.
-        limit = self.timeout + BACKSTOP
-        if self.execution_timeout is not None:
-            limit = min(limit, self.execution_timeout.total_seconds())
+        limit = min(self.timeout + BACKSTOP, self._execution_limit())
         return StartTriggerArgs(
             trigger_cls="airflow_ams.triggers.ams.AmsJobTrigger",
             trigger_kwargs={
                 **self._trigger_arguments(),
                 "job_ids": trigger_argument(self.job_id, f"job_id of task '{self.task_id}'"),
                 "ams_conn_id": trigger_argument(self.ams_conn_id, f"ams_conn_id of task '{self.task_id}'"),
-                "backstop": limit - self._limit(),
+                "backstop": limit - min(self.timeout, self._execution_limit()),
             },
             next_method="execute_complete",
             timeout=timedelta(seconds=self.timeout + BACKSTOP),

@@ -180,10 +180,6 @@ class WaitsForJobs(BaseOperator):
         began = self._started_at if self._try_began is None else self._try_began
         return min(self._started_at + self.timeout, began + self._execution_limit())
 
-    def _limit(self) -> float:
-        """Return the seconds that a wait may take."""
-        return min(self.timeout, self._execution_limit())
-
     def _execution_limit(self) -> float:
         return math.inf if self.execution_timeout is None else self.execution_timeout.total_seconds()
 

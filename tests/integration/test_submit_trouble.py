@@ -256,15 +256,38 @@ def test_a_time_out_of_the_task_while_it_creates(
     assert (state_of(ids[0]) in STOPPED) is on_timeout
 
 
+@on("v2", "rms")
+def test_a_task_that_is_killed_while_it_tells_of_its_job(ams: Emulator) -> None:
+    """It does not succeed with a job that its kill has canceled, though it does not wait."""
+    made = audible(operator(encode(ams, states=RUNNING), wait_for_completion=False))
+
+    class Interrupted(Try):
+        def xcom_push(self, key: str, value: Any) -> None:
+            super().xcom_push(key, value)
+            made.on_kill()
+
+    one = Interrupted()
+    with pytest.raises(AirflowException, match="was killed"):
+        made.execute(one.context)
+    assert state_of(one.xcoms["job_id"]) in STOPPED
+
+
 # -- what has changed since
 
 
 @all_apis
-def test_a_task_that_got_more_retries_since_it_succeeded(ams: Emulator) -> None:
+@pytest.mark.parametrize(
+    ("retries", "max_tries", "retries_then", "max_tries_then"),
+    [(0, 0, 2, 1), (3, 3, 2, 3)],
+    ids=["more", "fewer, and as many tries as before"],
+)
+def test_a_task_whose_retries_were_changed_since_it_succeeded(
+    ams: Emulator, retries: int, max_tries: int, retries_then: int, max_tries_then: int
+) -> None:
     """It was cleared; the number of its tries says so, whatever the DAG's `retries` are by now."""
     given, store = encode(ams, states=["Finished"]), Store()
-    Try(max_tries=0, store=store).run(operator(given, retries=0))
-    Try(2, max_tries=1, store=store).run(operator(given, retries=2))
+    Try(max_tries=max_tries, store=store).run(operator(given, retries=retries))
+    Try(2, max_tries=max_tries_then, store=store).run(operator(given, retries=retries_then))
     assert creates(ams) == 2
 
 
@@ -282,31 +305,6 @@ def test_a_task_that_got_fewer_retries_in_mid_run(ams: Emulator, stored: bool) -
     with in_line(lambda: None, cancel), pytest.raises(AmsJobCanceled):
         second.run(operator(given, retries=1))
     assert creates(ams) == 1
-
-
-@on("v2", "rms")
-def test_a_task_that_is_killed_while_it_tells_of_its_job(ams: Emulator) -> None:
-    """It does not succeed with a job that its kill has canceled, though it does not wait."""
-    made = audible(operator(encode(ams, states=RUNNING), wait_for_completion=False))
-
-    class Interrupted(Try):
-        def xcom_push(self, key: str, value: Any) -> None:
-            super().xcom_push(key, value)
-            made.on_kill()
-
-    one = Interrupted()
-    with pytest.raises(AirflowException, match="was killed"):
-        made.execute(one.context)
-    assert state_of(one.xcoms["job_id"]) in STOPPED
-
-
-@all_apis
-def test_a_task_that_got_fewer_retries_since_it_succeeded(ams: Emulator) -> None:
-    """Its tries may then be as many as before."""
-    given, store = encode(ams, states=["Finished"]), Store()
-    Try(max_tries=3, store=store).run(operator(given, retries=3))
-    Try(2, max_tries=3, store=store).run(operator(given, retries=2))
-    assert creates(ams) == 2
 
 
 @all_apis
